@@ -1,0 +1,46 @@
+"""Each activation beside its derivative, both as functions of the pre-activation z and the slope r.
+
+r is a number or a tensor that broadcasts against z (one slope per member of a stack).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+Slope = float | Tensor
+
+
+@dataclass(frozen=True)
+class Function:
+    """f(z, r) and f'(z, r) = df/dz, elementwise; the derivative at a kink is PyTorch's: 0 for relu at 0."""
+
+    f: Callable[[Tensor, Slope], Tensor]
+    df: Callable[[Tensor, Slope], Tensor]
+
+
+FUNCTIONS = {
+    # max(0, z). Nair and Hinton 2010, "Rectified linear units improve restricted Boltzmann machines".
+    "relu": Function(lambda z, r: torch.relu(z), lambda z, r: (z > 0).to(z.dtype)),
+    # max(0, r z) = r relu(z) for r > 0.
+    "scaled": Function(lambda z, r: torch.relu(z) * r, lambda z, r: (z > 0) * r),
+}
+
+
+def get(name: str) -> Function:
+    """The function of that name; ValueError names those there are."""
+    if name not in FUNCTIONS:
+        raise ValueError(f"activation.name={name}: must be one of {', '.join(FUNCTIONS)}")
+    return FUNCTIONS[name]
+
+
+class Activation(nn.Module):
+    """f(z, r) as a module, any shape to the same shape, differentiated by autograd."""
+
+    def __init__(self, name: str, r: float) -> None:
+        super().__init__()
+        self.function, self.r = get(name), r
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.function.f(z, self.r)

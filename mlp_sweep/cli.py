@@ -1,0 +1,114 @@
+"""python -m mlp_sweep: Hydra's main. Config in, run trained, objective out; nothing is decided here.
+
+torch is imported when a run starts, so --help and every refusal of a setting come at once.
+"""
+
+import copy
+import os
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from . import config, console, run_dir
+
+for (group, name), schema in config.SCHEMAS.items():
+    ConfigStore.instance().store(group=group, name=name, node=schema, provider="mlp_sweep")
+config.register_resolvers()
+
+USER_ERRORS = (ValueError, OSError, HydraException, OmegaConfBaseException)  # one line; all else is a fault of ours
+FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR") == "1"
+
+
+class Hooks(Callback):
+    """Refuses a run before Hydra writes anything, and notes where a sweep goes, for the report at its end.
+
+    Hydra does not call on_multirun_end when a job failed, so the report is made in main's `finally`.
+    """
+
+    sweep_dir: Path | None = None
+
+    def on_run_start(self, config: DictConfig, **_: object) -> None:
+        try:
+            _to_run(config)
+            run_dir.refuse_used(Path(config.hydra.run.dir))
+        except USER_ERRORS as error:
+            if not FULL_ERROR:  # with it, the same error comes from the run itself
+                _exit(error)
+
+    def on_multirun_start(self, config: DictConfig, **_: object) -> None:
+        Hooks.sweep_dir = Path(config.hydra.sweep.dir)
+
+
+def main() -> None:
+    """The command. Exit status 0, or 1 with one line on stderr (HYDRA_FULL_ERROR=1: the traceback)."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors on instead of printing many lines
+    failed = None
+    try:
+        _app()
+    except USER_ERRORS as error:
+        if FULL_ERROR:
+            raise
+        failed = error
+    finally:
+        if Hooks.sweep_dir:
+            _close_sweep(Hooks.sweep_dir)
+    if failed:
+        _exit(failed)
+
+
+@hydra.main(version_base="1.3", config_path=str(config.CONF_DIR), config_name="config")
+def _app(cfg: DictConfig) -> float:
+    run = _to_run(cfg)
+    from . import sweep
+
+    job = sweep.Job(run, Path(HydraConfig.get().runtime.output_dir))
+    [result] = sweep.train([job])
+    alone = HydraConfig.get().mode == RunMode.RUN
+    if result.error:
+        if alone and isinstance(result.error, USER_ERRORS) and not FULL_ERROR:
+            _exit(result.error)  # past Hydra, which would add lines of its own
+        raise result.error
+    if alone:
+        console.outcome_table([run_dir.summary(job.path)])
+        console.result(f"records: {_shown(job.path)}\ncharts:  python -m mlp_sweep.report {_shown(job.path)}")
+    return result.objective
+
+
+def _to_run(cfg: DictConfig) -> config.Run:
+    cfg = copy.deepcopy(cfg)
+    with open_dict(cfg):
+        cfg.pop("hydra", None)
+    run, notices = config.to_run(cfg)
+    for line in notices:
+        console.notice(line)
+    return run
+
+
+def _close_sweep(sweep_dir: Path) -> None:
+    """Table and report of a sweep, whatever became of its jobs."""
+    runs = run_dir.find_runs(sweep_dir)
+    if not runs:
+        return
+    from . import report
+
+    console.outcome_table([run_dir.summary(path) for path in runs])
+    console.result(f"report: {_shown(report.write([sweep_dir], sweep_dir / 'report'))}")
+
+
+def _exit(error: Exception) -> NoReturn:
+    console.error(config.one_line(error))
+    sys.exit(1)
+
+
+def _shown(path: Path) -> str:
+    """A path as short as it can be typed here."""
+    return os.path.relpath(path) if Path(path).is_relative_to(Path.cwd()) else str(path)

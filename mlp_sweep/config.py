@@ -1,0 +1,197 @@
+"""What a run is: the typed schema of conf/, its checks, and the step from OmegaConf to plain values.
+
+This is the one module that knows OmegaConf. The dataclasses here are schema and plain value at once
+(OmegaConf refuses frozen ones); the defaults are in conf/*.yaml alone. No torch at import: --help is quick.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+_PACKAGED = Path(__file__).parent / "conf"  # in a wheel; beside the package in a checkout
+CONF_DIR = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parent.parent / "conf"
+
+ENGINES = ("auto", "reference")
+DEVICES = ("auto", "cpu", "cuda", "mps")
+PRECISIONS = ("highest", "high", "medium")
+WITH_SLOPE = ("scaled",)  # the activations that have a slope r
+
+
+@dataclass
+class Dataset:
+    name: str
+    num_classes: int | None  # None: every class there is
+    image_size: int  # pixels a side
+
+
+@dataclass
+class Synthetic(Dataset):
+    samples_per_class: int
+    val_per_class: int
+
+
+@dataclass
+class TinyImageNet(Dataset):
+    root: str
+    classes: list[str] | None
+    samples_per_class: int | None
+
+
+@dataclass
+class ImageFolder(Dataset):
+    root: str
+    val_root: str | None
+    val_fraction: float
+    classes: list[str] | None
+    samples_per_class: int | None
+
+
+@dataclass
+class Model:
+    name: str
+    hidden: list[int]
+
+
+@dataclass
+class Activation:
+    name: str
+    r: float
+
+
+@dataclass
+class Optimizer:
+    name: str
+    lr: float
+    momentum: float
+    nesterov: bool
+    weight_decay: float
+
+
+@dataclass
+class Run:
+    """All that decides the numbers of one training run, and where its pictures are kept."""
+
+    dataset: Dataset
+    model: Model
+    activation: Activation
+    optimizer: Optimizer
+    roll: int
+    seed: int
+    data_seed: int
+    epochs: int
+    batch_size: int
+    device: str
+    matmul_precision: str
+    engine: str
+    data_dir: str
+
+    def settings(self) -> dict[str, Any]:
+        """What decides the numbers, as plain nested values: equal settings are equal runs.
+
+        `roll` acts through the number of classes and r only; a path decides nothing, the pictures behind it do.
+        """
+        settings = asdict(self)
+        del settings["roll"], settings["data_dir"]
+        return settings
+
+    def id(self, data_fingerprint: str) -> str:
+        """Hash of what decides the numbers: the settings, less paths, and the pictures' own fingerprint."""
+        settings = self.settings()
+        settings["dataset"] = data_fingerprint
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+SCHEMAS = {  # (group, name) -> dataclass, as cli.py registers them with Hydra
+    (None, "schema"): Run,
+    ("schema/dataset", "synthetic"): Synthetic,
+    ("schema/dataset", "tiny_imagenet"): TinyImageNet,
+    ("schema/dataset", "image_folder"): ImageFolder,
+}
+
+
+def register_resolvers() -> None:
+    """The functions that conf/*.yaml calls: ${sum:10,${roll}} and ${job_dir:...}."""
+    OmegaConf.register_new_resolver("sum", lambda *terms: sum(terms), replace=True)
+    OmegaConf.register_new_resolver("job_dir", job_dir, replace=True)
+
+
+def job_dir(overrides: list[str]) -> str:
+    """A job's directory name: its overrides, less paths, cut to 150 characters with a hash of the rest."""
+    named = [o for o in overrides if not o.split("=")[0].endswith(("root", "data_dir"))]
+    name = ",".join(named).replace("/", "_") or "defaults"
+    if len(name) > 150:
+        name = f"{name[:137]}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+    return name
+
+
+def to_run(cfg: DictConfig) -> tuple[Run, list[str]]:
+    """A checked Run from Hydra's config, and notices for the user. ValueError says which key is wrong and how."""
+    try:
+        run = OmegaConf.to_object(cfg)
+    except OmegaConfBaseException as error:
+        raise ValueError(one_line(error)) from error
+    assert isinstance(run, Run)
+    check(run)
+    notices = []
+    if run.activation.name not in WITH_SLOPE and run.activation.r != 1:
+        notices.append(f"{run.activation.name} has no slope: activation.r is set to 1 for it")
+        run.activation.r = 1.0
+    return run, notices
+
+
+def one_line(error: Exception) -> str:
+    """OmegaConf's and Hydra's many-line messages in one: the sentence and the key."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    keys = [line.split(":", 1)[1].strip() for line in lines if line.startswith("full_key:")]
+    said = [line for line in lines if not line.startswith(("full_key:", "object_type=", "reference_type="))]
+    if isinstance(error.__cause__, OmegaConfBaseException):
+        said.append(one_line(error.__cause__))
+    text = ": ".join(dict.fromkeys(line.rstrip(":.") for line in said))
+    return f"{keys[0]}: {text}" if keys and keys[0] not in text else text
+
+
+def check(run: Run) -> None:
+    """ValueError with the key, its value and what is allowed, for the first setting that cannot be trained."""
+
+    def need(ok: bool, key: str, value: Any, allowed: str) -> None:
+        if not ok:
+            raise ValueError(f"{key}={value}: must be {allowed}")
+
+    data, optimizer = run.dataset, run.optimizer
+    need(run.activation.r > 0, "activation.r", run.activation.r, "greater than 0")
+    need(run.activation.r < float("inf"), "activation.r", run.activation.r, "finite")
+    need(0 < optimizer.lr < float("inf"), "optimizer.lr", optimizer.lr, "greater than 0 and finite")
+    need(0 <= optimizer.momentum < 1, "optimizer.momentum", optimizer.momentum, "in [0, 1)")
+    need(optimizer.weight_decay >= 0, "optimizer.weight_decay", optimizer.weight_decay, "0 or more")
+    need(
+        not optimizer.nesterov or optimizer.momentum > 0,
+        "optimizer.nesterov",
+        optimizer.nesterov,
+        "false without optimizer.momentum",
+    )
+    need(run.epochs >= 0, "epochs", run.epochs, "0 or more")
+    need(run.batch_size >= 1, "batch_size", run.batch_size, "1 or more")
+    need(0 <= run.seed < 2**63, "seed", run.seed, "in [0, 2^63)")
+    need(0 <= run.data_seed < 2**63, "data_seed", run.data_seed, "in [0, 2^63)")
+    need(run.device in DEVICES, "device", run.device, f"one of {', '.join(DEVICES)}")
+    need(run.engine in ENGINES, "engine", run.engine, f"one of {', '.join(ENGINES)}")
+    need(
+        run.matmul_precision in PRECISIONS, "matmul_precision", run.matmul_precision, f"one of {', '.join(PRECISIONS)}"
+    )
+    need(all(width >= 1 for width in run.model.hidden), "model.hidden", run.model.hidden, "widths of 1 or more")
+    need(data.image_size >= 1, "dataset.image_size", data.image_size, "1 or more")
+    if data.num_classes is not None:
+        need(data.num_classes >= 2, "dataset.num_classes", data.num_classes, "2 or more (C = 10 + roll unless set)")
+    if isinstance(data, Synthetic):
+        need(data.num_classes is not None, "dataset.num_classes", "null", "a number for generated pictures")
+        need(data.val_per_class >= 1, "dataset.val_per_class", data.val_per_class, "1 or more")
+    samples = getattr(data, "samples_per_class", None)
+    if samples is not None:
+        need(samples >= 1, "dataset.samples_per_class", samples, "1 or more")
+    if isinstance(data, ImageFolder):
+        need(0 < data.val_fraction < 1, "dataset.val_fraction", data.val_fraction, "between 0 and 1")

@@ -1,0 +1,109 @@
+"""What the terminal shows: rich bars where a person watches, plain lines otherwise, one table at the end.
+
+Progress, notices and errors go to stderr, results to stdout.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+from rich.table import Table
+
+_err = Console(stderr=True, highlight=False, soft_wrap=True)
+_out = Console(highlight=False)
+_said: set[str] = set()
+
+
+def notice(text: str) -> None:
+    """One line to the user, once."""
+    if text not in _said:
+        _said.add(text)
+        _err.print(f"mlp_sweep: {text}", markup=False)
+
+
+def error(text: str) -> None:
+    _err.print(f"mlp_sweep: {text}", markup=False, style="bold red" if _err.is_terminal else None)
+
+
+class Bar:
+    """One thing under way: `advance` as it goes, `say` for a line worth keeping where there is no bar."""
+
+    def __init__(self, advance: Any, say: Any) -> None:
+        self.advance, self.say = advance, say
+
+
+class Progress:
+    """Bars of what is under way; on a terminal they move, elsewhere each task says when it ended."""
+
+    def __init__(self) -> None:
+        self._bars = RichProgress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[rate]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=_err,
+            transient=True,
+        )
+
+    @contextmanager
+    def task(self, description: str, total: int | None, unit: str) -> Iterator[Bar]:
+        """A bar for `total` units of work."""
+        started = time.perf_counter()
+        done = 0
+        task = None
+        if _err.is_terminal:
+            self._bars.start()
+            task = self._bars.add_task(description, total=total, note="", rate="")
+
+        def rate() -> str:
+            return f"{done / max(time.perf_counter() - started, 1e-9):,.0f} {unit}/s"
+
+        def advance(count: int, note: str = "") -> None:
+            nonlocal done
+            done += count
+            if task is not None:
+                self._bars.update(task, advance=count, rate=rate(), **({"note": note} if note else {}))
+
+        def say(text: str) -> None:
+            if task is None:
+                left = ""
+                if total and done:
+                    left = f", {(total - done) * (time.perf_counter() - started) / done:.0f} s left"
+                _err.print(f"{description}: {text}, {rate()}{left}", markup=False)
+
+        try:
+            yield Bar(advance, say)
+            seconds = time.perf_counter() - started
+            of = f"{done:,} {unit}, " if done else ""
+            _err.print(f"{description}: {of}{seconds:.1f} s", markup=False)
+        finally:
+            if task is not None:
+                self._bars.remove_task(task)
+                if not self._bars.task_ids:
+                    self._bars.stop()
+
+
+def outcome_table(rows: list[dict[str, str]]) -> None:
+    """The closing table, a row a run; the keys of the first row are the columns."""
+    if not rows:
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in rows[0]:
+        figure = column not in ("run", "outcome")
+        table.add_column(column, justify="right" if figure else "left", no_wrap=figure, overflow="fold")
+    for row in rows:
+        table.add_row(*row.values())
+    if not _out.is_terminal:
+        Console(width=160, highlight=False).print(table)
+    else:
+        _out.print(table)
+
+
+def result(text: str) -> None:
+    _out.print(text, markup=False, soft_wrap=True)

@@ -1,0 +1,43 @@
+"""The models, as ordinary modules, and the weights that a seed gives them.
+
+Shapes: B batch, C classes (or channels, in CHW), D input features, H hidden units.
+"""
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from . import config
+from .activations import Activation
+
+
+class MLP(nn.Module):
+    """x_BD -> logits_BC through any list of hidden widths, the empty one included (softmax is in the loss)."""
+
+    def __init__(self, features: int, hidden: list[int], classes: int, activation: config.Activation) -> None:
+        super().__init__()
+        widths = [features, *hidden, classes]
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
+        self.activations = nn.ModuleList(Activation(activation.name, activation.r) for _ in hidden)
+
+    def forward(self, x_BD: Tensor) -> Tensor:
+        *hidden, output = self.layers
+        for layer, activation in zip(hidden, self.activations, strict=True):
+            x_BD = activation(layer(x_BD))
+        return output(x_BD)
+
+
+MODELS = {"mlp": MLP}
+
+
+def build(run: config.Run, features: int, classes: int) -> nn.Module:
+    """The run's model on the CPU in float32, with nn.Linear's own initialisation drawn from run.seed.
+
+    Drawn on the CPU whatever the device, so that a seed is the same weights everywhere.
+    """
+    if run.model.name not in MODELS:
+        raise ValueError(f"model.name={run.model.name}: must be one of {', '.join(MODELS)}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(run.seed)
+        return MODELS[run.model.name](features, run.model.hidden, classes, run.activation)
