@@ -35,6 +35,11 @@ def get(name: str) -> Function:
     return FUNCTIONS[name]
 
 
+def family(name: str) -> Function:
+    """The function that members of that activation can share, each with its own slope: relu is scaled with r = 1."""
+    return get("scaled" if name == "relu" else name)
+
+
 class Activation(nn.Module):
     """f(z, r) as a module, any shape to the same shape, differentiated by autograd."""
 

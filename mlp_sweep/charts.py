@@ -56,9 +56,7 @@ def curves(sweep: Sweep, column: str, title: str) -> Figure:
     _reference_line(ax, sweep.runs, column)
     _mark_diverged(ax, sweep, palette, names)
     _axes(ax, sweep, column)
-    ax.legend(
-        handles=_legend(sweep, column, palette, names), loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False
-    )
+    ax.legend(handles=_legend(sweep, column, palette, names), loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
     seeds = sweep.runs.groupby("configuration").seed.nunique().max()
     band = f"mean of {seeds} seeds, band: their range" if seeds > 1 else "one seed"
     data, classes = sweep.runs["dataset.name"].unique(), sweep.runs.classes.dropna().unique()
