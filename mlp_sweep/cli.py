@@ -6,8 +6,9 @@ torch is imported when a run starts, so --help and every refusal of a setting co
 import copy
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -65,14 +66,18 @@ def main() -> None:
         _exit(failed)
 
 
-@hydra.main(version_base="1.3", config_path=str(config.CONF_DIR), config_name="config")
-def _app(cfg: DictConfig) -> float:
+def _task(cfg: DictConfig) -> float:
+    """One run, in the directory that Hydra made for it; the objective for a sweeper that wants one."""
     run = _to_run(cfg)
-    from . import sweep
+    from . import plan, sweep
 
-    job = sweep.Job(run, Path(HydraConfig.get().runtime.output_dir))
-    [result] = sweep.train([job])
+    job = plan.Job(run, Path(HydraConfig.get().runtime.output_dir))
     alone = HydraConfig.get().mode == RunMode.RUN
+    planned = plan.stacks([job], None, plan.free_memory())
+    if run.dry_run:
+        console.result(plan.listing(planned))
+        return 0.0
+    [result] = sweep.train([job], planned)
     if result.error:
         if alone and isinstance(result.error, USER_ERRORS) and not FULL_ERROR:
             _exit(result.error)  # past Hydra, which would add lines of its own
@@ -81,6 +86,32 @@ def _app(cfg: DictConfig) -> float:
         console.outcome_table([run_dir.summary(job.path)])
         console.result(f"records: {_shown(job.path)}\ncharts:  python -m mlp_sweep.report {_shown(job.path)}")
     return result.objective
+
+
+def _batch(
+    configs: list[DictConfig], directories: list[str], open_job: Callable[[int], None], launcher: dict[str, Any]
+) -> list[float | Exception]:
+    """A sweep's jobs at once, for hydra/launcher=fused: all are checked before anything of any is written."""
+    jobs = []
+    from . import plan
+
+    for cfg, directory in zip(configs, directories, strict=True):
+        jobs.append(plan.Job(_to_run(cfg), Path(directory)))
+        run_dir.refuse_used(jobs[-1].path)
+    planned = plan.stacks(jobs, launcher["max_members"], plan.free_memory())
+    console.notice(plan.describe(planned, len(jobs)))
+    if any(job.run.dry_run for job in jobs):
+        console.result(plan.listing(planned))
+        return [0.0] * len(jobs)
+    for number in range(len(jobs)):
+        open_job(number)
+    from . import sweep
+
+    return [result.error or result.objective for result in sweep.train(jobs, planned)]
+
+
+_task.batch = _batch
+_app = hydra.main(version_base="1.3", config_path=str(config.CONF_DIR), config_name="config")(_task)
 
 
 def _to_run(cfg: DictConfig) -> config.Run:

@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 _PACKAGED = Path(__file__).parent / "conf"  # in a wheel; beside the package in a checkout
 CONF_DIR = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parent.parent / "conf"
 
-ENGINES = ("auto", "reference")
+ENGINES = ("auto", "stacked", "reference")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("highest", "high", "medium")
 WITH_SLOPE = ("scaled",)  # the activations that have a slope r
@@ -89,6 +89,7 @@ class Run:
     matmul_precision: str
     engine: str
     data_dir: str
+    dry_run: bool
 
     def settings(self) -> dict[str, Any]:
         """What decides the numbers, as plain nested values: equal settings are equal runs.
@@ -96,7 +97,8 @@ class Run:
         `roll` acts through the number of classes and r only; a path decides nothing, the pictures behind it do.
         """
         settings = asdict(self)
-        del settings["roll"], settings["data_dir"]
+        for key in ("roll", "data_dir", "dry_run"):
+            del settings[key]
         return settings
 
     def id(self, data_fingerprint: str) -> str:

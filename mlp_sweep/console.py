@@ -30,10 +30,10 @@ def error(text: str) -> None:
 
 
 class Bar:
-    """One thing under way: `advance` as it goes, `say` for a line worth keeping where there is no bar."""
+    """One thing under way: its `total` once known, `advance` as it goes, `say` for a stage reached."""
 
-    def __init__(self, advance: Any, say: Any) -> None:
-        self.advance, self.say = advance, say
+    def __init__(self, total: Any, advance: Any, say: Any) -> None:
+        self.total, self.advance, self.say = total, advance, say
 
 
 class Progress:
@@ -64,21 +64,29 @@ class Progress:
         def rate() -> str:
             return f"{done / max(time.perf_counter() - started, 1e-9):,.0f} {unit}/s"
 
-        def advance(count: int, note: str = "") -> None:
+        def set_total(count: int) -> None:
+            nonlocal total, started
+            total, started = count, time.perf_counter()
+            if task is not None:
+                self._bars.update(task, total=count)
+
+        def advance(count: int) -> None:
             nonlocal done
             done += count
             if task is not None:
-                self._bars.update(task, advance=count, rate=rate(), **({"note": note} if note else {}))
+                self._bars.update(task, advance=count, rate=rate())
 
         def say(text: str) -> None:
-            if task is None:
+            if task is not None:
+                self._bars.update(task, note=text)
+            else:
                 left = ""
                 if total and done:
                     left = f", {(total - done) * (time.perf_counter() - started) / done:.0f} s left"
                 _err.print(f"{description}: {text}, {rate()}{left}", markup=False)
 
         try:
-            yield Bar(advance, say)
+            yield Bar(set_total, advance, say)
             seconds = time.perf_counter() - started
             of = f"{done:,} {unit}, " if done else ""
             _err.print(f"{description}: {of}{seconds:.1f} s", markup=False)

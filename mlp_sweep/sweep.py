@@ -7,6 +7,7 @@ import platform
 import subprocess
 import sys
 import traceback
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from . import __version__, config, console, model
+from . import __version__, config, console, engines
 from .data import Arrays, Batches, load
-from .engines import ReferenceEngine
+from .plan import Job, Stack
 from .run_dir import RunDir
 from .train import Row, fit
 
@@ -25,42 +26,50 @@ COLLAPSED_DEAD = 0.5  # ... and has collapsed if this share of some hidden layer
 
 
 @dataclass
-class Job:
-    """A run and the directory that its records go to."""
-
-    run: config.Run
-    path: Path
-
-
-@dataclass
 class Result:
     """How a job ended. `objective`: final validation accuracy, 0 where there is none (sweepers need a number)."""
 
-    job: Job
-    outcome: str | None
-    objective: float
+    path: Path
+    outcome: str | None = None
+    objective: float = 0.0
     error: Exception | None = None
 
 
-def train(jobs: list[Job]) -> list[Result]:
-    """Trains every job and records it in its directory; a job that fails does not keep the others from training."""
+@dataclass
+class Started:
+    """What a stack's records begin with: the columns of metrics.csv, and each member's status."""
+
+    columns: list[str]
+    about: list[dict[str, Any]]
+
+
+@dataclass
+class Ended:
+    """A member's last word; row is None where no epoch was asked for."""
+
+    member: int
+    row: Row | None
+    weights: dict[str, np.ndarray]
+    classes: int
+
+
+Event = Started | Row | Ended
+
+
+def train(jobs: list[Job], planned: list[Stack]) -> list[Result]:
+    """Trains what is planned, recording every job in its directory; one that fails does not keep the others back."""
     progress = console.Progress()
-    return [_train_group([job], progress)[0] for job in jobs]
+    results: dict[Path, Result] = {}
+    for stack in planned:
+        with progress.task(stack.name, None, "samples") as bar:
+            for result in record(stack, events(stack, progress, bar)):
+                results[result.path] = result
+    return [results[job.path] for job in jobs]
 
 
-def _train_group(jobs: list[Job], progress: console.Progress) -> list[Result]:
-    records = [RunDir(job.path) for job in jobs]
-    try:
-        return _fit_group(jobs, records, progress)
-    except Exception as error:
-        for record in records:
-            if record.status.get("state") != "finished":
-                record.fail(str(error), traceback.format_exc())
-        return [Result(job, None, 0.0, error) for job in jobs]
-
-
-def _fit_group(jobs: list[Job], records: list[RunDir], progress: console.Progress) -> list[Result]:
-    run = jobs[0].run
+def events(stack: Stack, progress: console.Progress, bar: console.Bar) -> Iterator[Event]:
+    """Trains a stack; yields what there is to record as it comes."""
+    run = stack.run
     device = find_device(run.device)
     torch.set_float32_matmul_precision(run.matmul_precision)
     arrays = load(run.dataset, run.data_seed, run.data_dir, progress)
@@ -69,48 +78,73 @@ def _fit_group(jobs: list[Job], records: list[RunDir], progress: console.Progres
         for x, y in ((arrays.train_x, arrays.train_y), (arrays.val_x, arrays.val_y))
     )
     features, classes = train_split.x_ND.shape[1], len(arrays.classes)
-    engine = ReferenceEngine(model.build(run, features, classes), run.optimizer, device)
+    runs = [member.run for member in stack.members]
+    engine = engines.build(runs, stack.stackable, features, classes, device)
     columns = ["epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy"]
     columns += [f"dead_{i + 1}" for i in range(len(run.model.hidden))] + ["seconds"]
-    for job, record in zip(jobs, records, strict=True):
-        record.start(columns, **_about(job.run, arrays, engine, device))
-        record.log(f"{job.run}")
-    samples = train_split.count * run.epochs
-    rows: list[Row | None] = [None] * len(jobs)
-    name = jobs[0].path.name if len(jobs) == 1 else f"{len(jobs)} runs"
-    with progress.task(name, samples, "samples") as bar:
-        for epoch_rows in fit(engine, train_split, val_split, run.data_seed, run.epochs, bar.advance):
-            for m, row in enumerate(epoch_rows):
-                rows[m] = row
-                _record(records[m], row)
-            note = f"epoch {epoch_rows[0].epoch}/{run.epochs}"
-            bar.advance(0, note)
-            bar.say(note)
-            if all(row.diverged_at for row in epoch_rows):
-                break
-    results = []
-    for m, (job, record, row) in enumerate(zip(jobs, records, rows, strict=True)):
-        outcome, reason = judge(row, classes)
-        weights = {key: value.cpu().numpy() for key, value in engine.weights(m).items()}
-        record.save_weights(weights, {"run_id": record.status["run_id"]})
-        record.finish(outcome, reason)
-        record.log(outcome if reason is None else f"{outcome}: {reason}")
-        accuracy = row.val_accuracy if row else 0.0
-        results.append(Result(job, outcome, 0.0 if math.isnan(accuracy) else accuracy))
-    return results
+    yield Started(columns, [_about(member, arrays, engine, device) for member in runs])
+
+    def weights(slot: int) -> dict[str, np.ndarray]:
+        return {key: value.cpu().numpy().copy() for key, value in engine.weights(slot).items()}
+
+    bar.total(train_split.count * run.epochs)
+    for rows in fit(engine, train_split, val_split, run.data_seed, run.epochs, bar.advance):
+        for row in rows:
+            yield row
+            if row.diverged_at or row.epoch == run.epochs:
+                yield Ended(row.member, row, weights(row.slot), classes)
+        bar.say(f"epoch {rows[0].epoch}/{run.epochs}")
+    if run.epochs == 0:
+        for member in range(engine.members):
+            yield Ended(member, None, weights(member), classes)
 
 
-def _record(record: RunDir, row: Row) -> None:
+def record(stack: Stack, happenings: Iterator[Event]) -> Iterator[Result]:
+    """Writes what happens to the members' directories, equal jobs' alike; yields each job's result as it ends."""
+    records = [[RunDir(path) for path in member.paths] for member in stack.members]
+    left = set(range(len(records)))
+    try:
+        for event in happenings:
+            match event:
+                case Started():
+                    for member, about in zip(records, event.about, strict=True):
+                        for number, directory in enumerate(member):
+                            same_as = member[0].path.name if number else None
+                            directory.start(event.columns, **about, same_as=same_as)
+                case Row():
+                    for directory in records[event.member]:
+                        _record_epoch(directory, event)
+                case Ended():
+                    for directory in records[event.member]:
+                        yield _record_end(directory, event)
+                    left.discard(event.member)
+    except Exception as error:
+        for member in left:
+            for directory in records[member]:
+                directory.fail(str(error), traceback.format_exc())
+                yield Result(directory.path, error=error)
+
+
+def _record_epoch(directory: RunDir, row: Row) -> None:
     figures = {"train_loss": row.train_loss, "train_accuracy": row.train_accuracy}
     figures |= {"val_loss": row.val_loss, "val_accuracy": row.val_accuracy}
     dead = {f"dead_{i + 1}": share for i, share in enumerate(row.dead)}
-    record.append({"epoch": row.epoch, **figures, **dead, "seconds": round(row.seconds, 4)})
-    best = record.status.get("best_val_accuracy")
-    if not math.isnan(row.val_accuracy):
+    directory.append({"epoch": row.epoch, **figures, **dead, "seconds": round(row.seconds, 4)})
+    best = directory.status.get("best_val_accuracy")
+    if row.diverged_at is None:
         best = max(row.val_accuracy, best or 0.0)
     finite = {key: None if math.isnan(value) else value for key, value in figures.items()}  # JSON has no NaN
-    record.set(epoch=row.epoch, final=finite, best_val_accuracy=best)
-    record.log(f"epoch {row.epoch}: " + ", ".join(f"{key} {value:.4f}" for key, value in figures.items()))
+    directory.set(epoch=row.epoch, final=finite, best_val_accuracy=best)
+    directory.log(f"epoch {row.epoch}: " + ", ".join(f"{key} {value:.4f}" for key, value in figures.items()))
+
+
+def _record_end(directory: RunDir, end: Ended) -> Result:
+    outcome, reason = judge(end.row, end.classes)
+    directory.save_weights(end.weights, {"run_id": directory.status["run_id"]})
+    directory.finish(outcome, reason)
+    directory.log(outcome if reason is None else f"{outcome}: {reason}")
+    accuracy = end.row.val_accuracy if end.row else 0.0
+    return Result(directory.path, outcome, 0.0 if math.isnan(accuracy) else accuracy)
 
 
 def judge(row: Row | None, classes: int) -> tuple[str, str | None]:
@@ -139,7 +173,7 @@ def find_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _about(run: config.Run, arrays: Arrays, engine: ReferenceEngine, device: torch.device) -> dict[str, Any]:
+def _about(run: config.Run, arrays: Arrays, engine: engines.Engine, device: torch.device) -> dict[str, Any]:
     """What status.json says of a run besides how it went."""
     return {
         "run_id": dataclasses.replace(run, device=device.type, engine=engine.name).id(arrays.fingerprint),

@@ -6,33 +6,19 @@ Shapes: M members, S steps of an epoch, L hidden layers.
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
-from torch import Tensor
 
 from .data.batches import Batches, order
-
-
-class Engine(Protocol):
-    """One training step of M members at once, and their evaluation. Each member is on its own: no result mixes."""
-
-    name: str
-    kernel: str  # what does the large products, for the record
-
-    @property
-    def members(self) -> int: ...
-    def step(self, x_BD: Tensor, y_B: Tensor) -> tuple[Tensor, Tensor]: ...  # mean loss_M, right_M, before the update
-    def start_evaluation(self) -> None: ...
-    def evaluate(self, x_BD: Tensor, y_B: Tensor) -> tuple[Tensor, Tensor]: ...  # summed loss_M, right_M
-    def dead(self) -> Tensor: ...  # share of dead units, L x M
-    def weights(self, member: int) -> dict[str, Tensor]: ...
+from .engines import Engine
 
 
 @dataclass
 class Row:
     """One member's epoch. Figures of a member that left the finite numbers are NaN."""
 
+    member: int  # as numbered when training began
+    slot: int  # where it is in the engine now
     epoch: int
     train_loss: float
     train_accuracy: float
@@ -46,8 +32,12 @@ class Row:
 def fit(
     engine: Engine, train: Batches, val: Batches, data_seed: int, epochs: int, on_batch: Callable[[int], None]
 ) -> Iterator[list[Row]]:
-    """Trains epoch by epoch; yields M rows after each, and calls on_batch with each batch's number of samples."""
+    """Trains epoch by epoch; yields a row a member after each, and calls on_batch with each batch's size.
+
+    A member that left the finite numbers has its last row, and is gone from the engine at the next epoch.
+    """
     steps = len(train)
+    members = list(range(engine.members))
     for epoch in range(1, epochs + 1):
         started = time.perf_counter()
         loss_SM = torch.empty(steps, engine.members, dtype=torch.float64, device=train.x_ND.device)
@@ -77,6 +67,8 @@ def fit(
             if finite_SM[:, m].all():
                 rows.append(
                     Row(
+                        members[m],
+                        m,
                         epoch,
                         float(train_loss_M[m]),
                         int(right_M[m]) / train.count,
@@ -90,5 +82,11 @@ def fit(
             else:
                 first = int(finite_SM[:, m].int().argmin()) + 1
                 nan = float("nan")
-                rows.append(Row(epoch, nan, nan, nan, nan, [nan] * len(dead_LM), seconds, first))
+                rows.append(Row(members[m], m, epoch, nan, nan, nan, nan, [nan] * len(dead_LM), seconds, first))
         yield rows
+        finite = [row.slot for row in rows if row.diverged_at is None]
+        if not finite:
+            return
+        if len(finite) < len(members):
+            members = [members[slot] for slot in finite]
+            engine.keep(finite)

@@ -63,6 +63,9 @@ class ReferenceEngine:
     def weights(self, member: int) -> dict[str, Tensor]:
         return dict(self.model.state_dict())
 
+    def keep(self, members: list[int]) -> None:
+        assert members == [0]
+
     def _watch(self, layer: int, h: Tensor) -> None:
         if self.model.training:
             return
