@@ -30,6 +30,16 @@ class FusedLauncherConf:
 ConfigStore.instance().store(group="hydra/launcher", name="fused", node=FusedLauncherConf, provider="mlp_sweep")
 
 
+class _Outcome(JobReturn):
+    """A job's return that raises its error without Hydra's own line for the first failure: the app lists them all."""
+
+    @property
+    def return_value(self) -> Any:
+        if isinstance(self._return_value, Exception):
+            raise self._return_value
+        return self._return_value
+
+
 class FusedLauncher(BasicLauncher):
     def __init__(self, **settings: Any) -> None:
         super().__init__()
@@ -42,11 +52,11 @@ class FusedLauncher(BasicLauncher):
         setup_globals()
         assert self.config is not None and self.hydra_context is not None
         configs = [self._config(list(o), initial_job_idx + i) for i, o in enumerate(job_overrides)]
-        returns: dict[int, JobReturn] = {}
+        opened: dict[int, JobReturn] = {}
 
         def open_job(i: int) -> None:
             assert self.hydra_context is not None
-            returns[i] = run_job(
+            opened[i] = run_job(
                 task_function=lambda _: None,
                 config=configs[i],
                 job_dir_key="hydra.sweep.dir",
@@ -55,11 +65,11 @@ class FusedLauncher(BasicLauncher):
             )
 
         outcomes = batch(configs, [_directory(config) for config in configs], open_job, self.settings)
+        returns = []
         for i, outcome in enumerate(outcomes):
-            job = returns.setdefault(i, JobReturn(overrides=list(job_overrides[i])))
-            job.status = JobStatus.FAILED if isinstance(outcome, Exception) else JobStatus.COMPLETED
-            job.return_value = outcome
-        return [returns[i] for i in range(len(configs))]
+            fields: dict[str, Any] = vars(opened[i]) if i in opened else {"overrides": list(job_overrides[i])}
+            returns.append(_Outcome(**fields | {"status": _status(outcome), "_return_value": outcome}))
+        return returns
 
     def _config(self, overrides: list[str], number: int) -> DictConfig:
         assert self.config is not None and self.hydra_context is not None
@@ -78,3 +88,7 @@ def _directory(config: DictConfig) -> str:
         return os.path.join(str(config.hydra.sweep.dir), str(OmegaConf.select(config, "hydra.sweep.subdir")))
     finally:
         HydraConfig.instance().cfg = before
+
+
+def _status(outcome: object) -> JobStatus:
+    return JobStatus.FAILED if isinstance(outcome, Exception) else JobStatus.COMPLETED

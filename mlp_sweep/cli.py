@@ -5,6 +5,7 @@ torch is imported when a run starts, so --help and every refusal of a setting co
 
 import copy
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any, NoReturn
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
@@ -110,7 +111,7 @@ def _batch(
     return [result.error or result.objective for result in sweep.train(jobs, planned)]
 
 
-_task.batch = _batch
+setattr(_task, "batch", _batch)  # noqa: B010 (where the fused launcher looks for it)
 _app = hydra.main(version_base="1.3", config_path=str(config.CONF_DIR), config_name="config")(_task)
 
 
@@ -125,19 +126,37 @@ def _to_run(cfg: DictConfig) -> config.Run:
 
 
 def _close_sweep(sweep_dir: Path) -> None:
-    """Table and report of a sweep, whatever became of its jobs."""
+    """Table and report of a sweep, whatever became of its jobs, and every failure by name."""
     runs = run_dir.find_runs(sweep_dir)
     if not runs:
         return
-    from . import report
-
     console.outcome_table([run_dir.summary(path) for path in runs])
-    console.result(f"report: {_shown(report.write([sweep_dir], sweep_dir / 'report'))}")
+    statuses = [(path, run_dir.read_status(path)) for path in runs]
+    if any(status.get("epoch") for _, status in statuses):
+        from . import report
+
+        console.result(f"report: {_shown(report.write([sweep_dir], sweep_dir / 'report'))}")
+    for path, status in statuses:
+        if status.get("state") == "failed":
+            console.error(f"{path.name} failed: {status.get('reason')} (log: {_shown(path / run_dir.LOG)})")
 
 
 def _exit(error: Exception) -> NoReturn:
-    console.error(config.one_line(error))
+    console.error(_one_line(error))
     sys.exit(1)
+
+
+def _one_line(error: Exception) -> str:
+    """Hydra's many-line messages in one, saying what there is instead."""
+    if isinstance(error, MissingConfigException) and error.options:
+        group, _, choice = (error.missing_cfg_file or "").rpartition("/")
+        return f"{group}={choice}: no such choice (there are: {', '.join(sorted(error.options))})"
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: not a setting that can be read (key=value; quote a value with signs in it)"
+    unknown = re.match(r"Could not override '(.+)'", str(error))
+    if unknown:
+        return f"{unknown[1]}: no such setting (python -m mlp_sweep --help lists them)"
+    return config.one_line(error)
 
 
 def _shown(path: Path) -> str:

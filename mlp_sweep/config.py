@@ -124,7 +124,7 @@ def register_resolvers() -> None:
 
 def job_dir(overrides: list[str]) -> str:
     """A job's directory name: its overrides, less paths, cut to 150 characters with a hash of the rest."""
-    named = [o for o in overrides if not o.split("=")[0].endswith(("root", "data_dir"))]
+    named = [o for o in overrides if not o.split("=")[0].endswith(("root", "data_dir", "dry_run"))]
     name = ",".join(named).replace("/", "_") or "defaults"
     if len(name) > 150:
         name = f"{name[:137]}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
@@ -147,7 +147,7 @@ def to_run(cfg: DictConfig) -> tuple[Run, list[str]]:
 
 
 def one_line(error: Exception) -> str:
-    """OmegaConf's and Hydra's many-line messages in one: the sentence and the key."""
+    """OmegaConf's many-line messages in one: the key and the sentence."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     keys = [line.split(":", 1)[1].strip() for line in lines if line.startswith("full_key:")]
     said = [line for line in lines if not line.startswith(("full_key:", "object_type=", "reference_type="))]

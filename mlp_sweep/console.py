@@ -87,9 +87,8 @@ class Progress:
 
         try:
             yield Bar(set_total, advance, say)
-            seconds = time.perf_counter() - started
-            of = f"{done:,} {unit}, " if done else ""
-            _err.print(f"{description}: {of}{seconds:.1f} s", markup=False)
+            if done:
+                _err.print(f"{description}: {done:,} {unit} in {time.perf_counter() - started:.1f} s", markup=False)
         finally:
             if task is not None:
                 self._bars.remove_task(task)

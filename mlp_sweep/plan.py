@@ -41,7 +41,10 @@ class Stack:
 
     @property
     def name(self) -> str:
-        return f"{len(self.members)} runs" if len(self.members) > 1 else self.members[0].paths[0].name
+        if len(self.members) > 1:
+            return f"{len(self.members)} runs"
+        activation = self.run.activation
+        return activation.name + (f" r={activation.r:g}" if activation.name in config.WITH_SLOPE else "")
 
     @property
     def bytes(self) -> int:

@@ -47,7 +47,9 @@ class RunDir:
         self.set(state="finished", outcome=outcome, reason=reason, finished=_now(), **changes)
 
     def fail(self, reason: str, trace: str) -> None:
-        """Marks the run as failed, with the traceback in its log."""
+        """Marks the run as failed, with the traceback in its log; leaves another run's records alone."""
+        if "state" not in self.status and (self.path / METRICS).exists():
+            return
         self.path.mkdir(parents=True, exist_ok=True)
         self.log(trace, "ERROR")
         self.set(state="failed", reason=reason, finished=_now())

@@ -121,6 +121,8 @@ def record(stack: Stack, happenings: Iterator[Event]) -> Iterator[Result]:
     except Exception as error:
         for member in left:
             for directory in records[member]:
+                if "settings" not in directory.status:  # failed before it started
+                    directory.status["settings"] = dataclasses.asdict(stack.members[member].run)
                 directory.fail(str(error), traceback.format_exc())
                 yield Result(directory.path, error=error)
 

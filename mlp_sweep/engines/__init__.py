@@ -33,8 +33,7 @@ class Engine(Protocol):
 
 def build(runs: list[config.Run], stackable: bool, features: int, classes: int, device: torch.device) -> Engine:
     """The engine that trains these runs together, with the weights that their seeds give."""
-    models = [model.build(run, features, classes) for run in runs]
     if stackable:
-        return StackedEngine(models, runs, device)
-    assert len(runs) == 1
-    return ReferenceEngine(models[0], runs[0].optimizer, device)
+        return StackedEngine(runs, features, classes, device)
+    [run] = runs
+    return ReferenceEngine(model.build(run, features, classes), run.optimizer, device)

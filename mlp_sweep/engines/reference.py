@@ -3,6 +3,8 @@
 Shapes: M members (always 1 here), B batch, C classes, D features, L hidden layers.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -32,7 +34,7 @@ class ReferenceEngine:
         self._active: list[Tensor | None] = []
         for layer, module in enumerate(m for m in model.modules() if isinstance(m, Activation)):
             self._active.append(None)
-            module.register_forward_hook(lambda _module, _input, h, layer=layer: self._watch(layer, h))
+            module.register_forward_hook(partial(self._watch, layer))
 
     def step(self, x_BD: Tensor, y_B: Tensor) -> tuple[Tensor, Tensor]:
         """(mean loss, number right) of the batch before its update, each of shape M."""
@@ -66,7 +68,7 @@ class ReferenceEngine:
     def keep(self, members: list[int]) -> None:
         assert members == [0]
 
-    def _watch(self, layer: int, h: Tensor) -> None:
+    def _watch(self, layer: int, _module: nn.Module, _inputs: object, h: Tensor) -> None:
         if self.model.training:
             return
         active = (h > 0).flatten(2).any(2) if h.dim() > 2 else h > 0
