@@ -22,8 +22,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 class FusedLauncherConf:
     _target_: str = "hydra_plugins.fused_launcher.FusedLauncher"
     max_members: int | None = None  # of a stack; null: what fits in half of the free memory
-    backend: str = "local"  # local: this process | loky: processes, by joblib | ray: a cluster, by ray
-    workers: int | None = None  # processes of loky; null: one a core
+    backend: str = "local"  # local: this process | loky: processes, by joblib | ray: a cluster
+    workers: int | None = None  # stacks at a time; null: one a core (loky), as many as there is room for (ray)
     address: str | None = None  # of a running ray cluster; null: one on this machine
 
 
@@ -38,6 +38,10 @@ class _Outcome(JobReturn):
         if isinstance(self._return_value, Exception):
             raise self._return_value
         return self._return_value
+
+    @return_value.setter
+    def return_value(self, value: Any) -> None:
+        self._return_value = value
 
 
 class FusedLauncher(BasicLauncher):

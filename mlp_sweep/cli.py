@@ -70,7 +70,7 @@ def main() -> None:
 def _task(cfg: DictConfig) -> float:
     """One run, in the directory that Hydra made for it; the objective for a sweeper that wants one."""
     run = _to_run(cfg)
-    from . import plan, sweep
+    from . import plan, workers
 
     job = plan.Job(run, Path(HydraConfig.get().runtime.output_dir))
     alone = HydraConfig.get().mode == RunMode.RUN
@@ -78,7 +78,7 @@ def _task(cfg: DictConfig) -> float:
     if run.dry_run:
         console.result(plan.listing(planned))
         return 0.0
-    [result] = sweep.train([job], planned)
+    [result] = workers.Workers().train(planned)
     if result.error:
         if alone and isinstance(result.error, USER_ERRORS) and not FULL_ERROR:
             _exit(result.error)  # past Hydra, which would add lines of its own
@@ -93,22 +93,24 @@ def _batch(
     configs: list[DictConfig], directories: list[str], open_job: Callable[[int], None], launcher: dict[str, Any]
 ) -> list[float | Exception]:
     """A sweep's jobs at once, for hydra/launcher=fused: all are checked before anything of any is written."""
-    jobs = []
     from . import plan
 
+    jobs = []
     for cfg, directory in zip(configs, directories, strict=True):
         jobs.append(plan.Job(_to_run(cfg), Path(directory)))
         run_dir.refuse_used(jobs[-1].path)
-    planned = plan.stacks(jobs, launcher["max_members"], plan.free_memory())
+    from .workers import Workers  # not before the checks: it imports torch
+
+    workers = Workers(**{key: value for key, value in launcher.items() if key != "max_members"})
+    planned = plan.stacks(jobs, launcher["max_members"], plan.free_memory(), workers.at_once)
     console.notice(plan.describe(planned, len(jobs)))
     if any(job.run.dry_run for job in jobs):
         console.result(plan.listing(planned))
         return [0.0] * len(jobs)
     for number in range(len(jobs)):
         open_job(number)
-    from . import sweep
-
-    return [result.error or result.objective for result in sweep.train(jobs, planned)]
+    results = {result.path: result.error or result.objective for result in workers.train(planned)}
+    return [results[job.path] for job in jobs]
 
 
 setattr(_task, "batch", _batch)  # noqa: B010 (where the fused launcher looks for it)

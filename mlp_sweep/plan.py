@@ -51,8 +51,11 @@ class Stack:
         return len(self.members) * member_bytes(self.run)
 
 
-def stacks(jobs: Sequence[Job], max_members: int | None, free_bytes: int) -> list[Stack]:
-    """Equal runs once, the rest grouped by what cannot differ inside a stack, groups cut to fit memory."""
+def stacks(jobs: Sequence[Job], max_members: int | None, free_bytes: int, at_once: int = 1) -> list[Stack]:
+    """Equal runs once, the rest grouped by what cannot differ inside a stack, groups cut to fit memory.
+
+    With several stacks at once, memory is shared among them and there are as many as can be busy.
+    """
     if max_members is not None and max_members < 1:
         raise ValueError(f"hydra.launcher.max_members={max_members}: must be 1 or more")
     members: dict[str, Member] = {}
@@ -64,8 +67,9 @@ def stacks(jobs: Sequence[Job], max_members: int | None, free_bytes: int) -> lis
         groups.setdefault(_common(member.run) if stackable(member.run) else key, []).append(member)
     planned = []
     for group in groups.values():
-        fits = max(1, int(FREE_SHARE * free_bytes) // member_bytes(group[0].run))
+        fits = max(1, int(FREE_SHARE * free_bytes / at_once) // member_bytes(group[0].run))
         parts = -(-len(group) // min(fits, max_members or fits))
+        parts = min(max(parts, -(-at_once // len(groups))), len(group))
         size = -(-len(group) // parts)
         planned += [Stack(group[start : start + size], stackable(group[0].run)) for start in range(0, len(group), size)]
     return planned

@@ -9,6 +9,7 @@ mlp_sweep.log
 import csv
 import json
 import os
+import socket
 import time
 from datetime import datetime, timezone
 from pathlib import Path
@@ -30,7 +31,8 @@ class RunDir:
         self.path.mkdir(parents=True, exist_ok=True)
         with open(self.path / METRICS, "x") as file:
             file.write(",".join(columns) + "\n")
-        self.set(state="running", outcome=None, reason=None, epoch=0, started=_now(), finished=None, **status)
+        fresh = {"state": "running", "outcome": None, "reason": None, "epoch": 0, "started": _now(), "finished": None}
+        self.set(**fresh, pid=os.getpid(), host=socket.gethostname(), **status)
 
     def append(self, row: dict[str, Any]) -> None:
         with open(self.path / METRICS, "a") as file:

@@ -17,7 +17,7 @@ import torch
 
 from . import __version__, config, console, engines
 from .data import Arrays, Batches, load
-from .plan import Job, Stack
+from .plan import Stack
 from .run_dir import RunDir
 from .train import Row, fit
 
@@ -54,17 +54,6 @@ class Ended:
 
 
 Event = Started | Row | Ended
-
-
-def train(jobs: list[Job], planned: list[Stack]) -> list[Result]:
-    """Trains what is planned, recording every job in its directory; one that fails does not keep the others back."""
-    progress = console.Progress()
-    results: dict[Path, Result] = {}
-    for stack in planned:
-        with progress.task(stack.name, None, "samples") as bar:
-            for result in record(stack, events(stack, progress, bar)):
-                results[result.path] = result
-    return [results[job.path] for job in jobs]
 
 
 def events(stack: Stack, progress: console.Progress, bar: console.Bar) -> Iterator[Event]:

@@ -8,14 +8,15 @@ from safetensors.numpy import load_file
 
 from mlp_sweep import plan, run_dir, sweep
 from mlp_sweep.train import Row
+from mlp_sweep.workers import Workers
 
 PLENTY = 2**40
 
 
 def train(root: Path, runs: dict, max_members: int | None = None) -> dict[str, sweep.Result]:
     jobs = [plan.Job(run, root / name) for name, run in runs.items()]
-    results = sweep.train(jobs, plan.stacks(jobs, max_members, PLENTY))
-    return dict(zip(runs, results, strict=True))
+    results = {result.path: result for result in Workers().train(plan.stacks(jobs, max_members, PLENTY))}
+    return {name: results[root / name] for name in runs}
 
 
 def without_seconds(path: Path) -> list[str]:
