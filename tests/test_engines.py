@@ -185,3 +185,17 @@ def test_dead_units_are_those_that_no_sample_activates():
         assert engine.dead().tolist() == [[pytest.approx(2 / 3)]]
         engine.evaluate(torch.tensor([[-1.0, 0]]), torch.tensor([0]))
         assert engine.dead().tolist() == [[pytest.approx(1 / 3)]]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_captured_step_is_the_step():
+    runs = [member(r, 0.02, seed) for seed, r in enumerate((1.0, 2.0, 3.0))]
+    captured, plain = (StackedEngine(runs, 48, 10, torch.device("cuda")) for _ in range(2))
+    x_BD, y_B = torch.empty(16, 48, device="cuda"), torch.empty(16, dtype=torch.int64, device="cuda")
+    for step in range(8):
+        for buffer, values in zip((x_BD, y_B), batch(16, 48, 10, step), strict=True):
+            buffer.copy_(values)
+        loss_M, right_M = captured.step(x_BD, y_B)
+        expected_M, expected_right_M = plain._step(x_BD, y_B)
+        torch.testing.assert_close(loss_M, expected_M, rtol=1e-5, atol=1e-6)
+        assert torch.equal(right_M, expected_right_M)

@@ -16,6 +16,7 @@ from torch import Tensor
 from .. import config, model
 from ..activations import Slope, family
 from . import kernels
+from .graphs import Captured
 from .kernels import Members
 
 
@@ -62,11 +63,20 @@ class StackedEngine:
         self.w_buffer = [self._members(*w.all.shape[1:]) for w in self.w] if momentum else []
         self.b_buffer = [self._members(*b.all.shape[1:]) for b in self.b] if momentum else []
         self._workspaces: dict[int, _Workspace] = {}
+        self._graphs: dict[int, Captured] = {}
         self._active: list[Tensor] = []
 
-    @torch.inference_mode()
     def step(self, x_BD: Tensor, y_B: Tensor) -> tuple[Tensor, Tensor]:
-        """(mean loss, number right) of the batch before its update, each of shape M."""
+        """(mean loss, number right) of the batch before its update, each of shape M; overwritten by the next step.
+
+        On CUDA a batch has to lie where the last one of its size did (Batches does so): the step is one graph.
+        """
+        if self.device.type == "cuda":
+            return self._graphs.setdefault(len(y_B), Captured(self._step))(x_BD, y_B)
+        return self._step(x_BD, y_B)
+
+    @torch.inference_mode()
+    def _step(self, x_BD: Tensor, y_B: Tensor) -> tuple[Tensor, Tensor]:
         work = self._workspace(len(y_B))
         loss_MB, right_M = self._forward(x_BD, y_B, work)
         dz_MBC = work.dz[-1].all.copy_(torch.softmax(work.z[-1].all, 2))
@@ -110,6 +120,7 @@ class StackedEngine:
         self.r_M11, self.lr_M11 = self.r_M11[members], self.lr_M11[members]
         self.members = len(members)
         self._workspaces.clear()
+        self._graphs.clear()
 
     def _forward(self, x_BD: Tensor, y_B: Tensor, work: _Workspace) -> tuple[Tensor, Tensor]:
         h: Tensor | Members = x_BD
