@@ -3,10 +3,14 @@
 Progress, notices and errors go to stderr, results to stdout.
 """
 
+import os
+import shlex
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -114,3 +118,14 @@ def outcome_table(rows: list[dict[str, str]]) -> None:
 
 def result(text: str) -> None:
     _out.print(text, markup=False, soft_wrap=True)
+
+
+def shown(path: Path) -> str:
+    """A path as short as it can be typed here."""
+    return os.path.relpath(path) if path.is_absolute() and path.is_relative_to(Path.cwd()) else str(path)
+
+
+def stopped(path: Path) -> NoReturn:
+    """The last word after Ctrl-C: how to go on. Exits with 130, as shells expect."""
+    _err.print(f"mlp_sweep: stopped; go on with: python -m mlp_sweep.resume {shlex.quote(shown(path))}", markup=False)
+    sys.exit(130)

@@ -2,21 +2,25 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from . import config
+from .run_dir import STATUS, Standing, is_run, read_status, standing
 
 FREE_SHARE = 0.5  # of the free memory that a stack may take
 
 
 @dataclass
 class Job:
-    """A run and the directory that its records go to."""
+    """A run, the directory that its records go to, and how far they have come."""
 
     run: config.Run
     path: Path
+    standing: Standing = field(default_factory=lambda: Standing([], None))
+    finished: bool = False
 
 
 @dataclass
@@ -25,11 +29,18 @@ class Member:
 
     run: config.Run
     paths: list[Path]
+    standing: Standing
+    state: dict[str, Any] | None = None  # arrays to go on from; read when it is the stack's turn
+
+    @property
+    def epoch(self) -> int:
+        """Whole epochs behind it."""
+        return len(self.standing.lines)
 
 
 @dataclass
 class Stack:
-    """Members that train together: all but slope, learning rate and seed in common."""
+    """Members that train together: all but slope, learning rate and seed in common, after the same epoch."""
 
     members: list[Member]
     stackable: bool  # by the closed-form engine; else one member, through autograd
@@ -38,6 +49,10 @@ class Stack:
     def run(self) -> config.Run:
         """What the members have in common."""
         return self.members[0].run
+
+    @property
+    def epoch(self) -> int:
+        return self.members[0].epoch
 
     @property
     def name(self) -> str:
@@ -52,7 +67,7 @@ class Stack:
 
 
 def stacks(jobs: Sequence[Job], max_members: int | None, free_bytes: int, at_once: int = 1) -> list[Stack]:
-    """Equal runs once, the rest grouped by what cannot differ inside a stack, groups cut to fit memory.
+    """Unfinished runs, equal ones once, grouped by what cannot differ inside a stack, groups cut to fit memory.
 
     With several stacks at once, memory is shared among them and there are as many as can be busy.
     """
@@ -60,11 +75,18 @@ def stacks(jobs: Sequence[Job], max_members: int | None, free_bytes: int, at_onc
         raise ValueError(f"hydra.launcher.max_members={max_members}: must be 1 or more")
     members: dict[str, Member] = {}
     for job in jobs:
-        key = json.dumps(job.run.settings(), sort_keys=True)
-        members.setdefault(key, Member(job.run, [])).paths.append(job.path)
+        if job.finished:
+            continue
+        member = members.setdefault(_key(job.run), Member(job.run, [], job.standing))
+        if len(job.standing.lines) > member.epoch:  # the one that came furthest goes on for all, in front
+            member.standing = job.standing
+            member.paths.insert(0, job.path)
+        else:
+            member.paths.append(job.path)
     groups: dict[str, list[Member]] = {}
     for key, member in members.items():
-        groups.setdefault(_common(member.run) if stackable(member.run) else key, []).append(member)
+        group = f"{member.epoch} {_common(member.run)}" if stackable(member.run) else key
+        groups.setdefault(group, []).append(member)
     planned = []
     for group in groups.values():
         fits = max(1, int(FREE_SHARE * free_bytes / at_once) // member_bytes(group[0].run))
@@ -73,6 +95,27 @@ def stacks(jobs: Sequence[Job], max_members: int | None, free_bytes: int, at_onc
         size = -(-len(group) // parts)
         planned += [Stack(group[start : start + size], stackable(group[0].run)) for start in range(0, len(group), size)]
     return planned
+
+
+def job(run: config.Run, path: Path, more_epochs: bool = False) -> Job:
+    """A job as its directory stands; ValueError where another configuration's results lie in it."""
+    if not is_run(path):
+        return Job(run, path)
+    status = read_status(path)
+    theirs = status.get("settings")
+    if not isinstance(theirs, dict):
+        raise ValueError(f"{path / STATUS}: says nothing of the settings that it was trained with")
+    free = ("epochs",) if more_epochs else ()
+    differing = config.differences(theirs, run, free)
+    if differing:
+        raise ValueError(f"{path}: holds another run's results ({'; '.join(differing)}); choose another directory")
+    last = run.epochs if status.get("outcome") != "diverged" else 0
+    finished = status.get("state") == "finished" and status.get("epoch", 0) >= last
+    return Job(run, path, standing(path), finished)
+
+
+def _key(run: config.Run) -> str:
+    return json.dumps(run.settings(), sort_keys=True)
 
 
 def stackable(run: config.Run) -> bool:
@@ -100,12 +143,15 @@ def member_bytes(run: config.Run) -> int:
     return 4 * (parameters * copies + 3 * run.batch_size * sum(widths[1:]))
 
 
-def describe(planned: Sequence[Stack], jobs: int) -> str:
+def describe(planned: Sequence[Stack], jobs: Sequence[Job]) -> str:
     """One line: how the jobs will train."""
+    finished = sum(job.finished for job in jobs)
+    done = f", {finished} finished before" if finished else ""
     distinct = sum(len(stack.members) for stack in planned)
-    equal = f", {jobs - distinct} equal to another" if jobs > distinct else ""
+    equal = f", {len(jobs) - finished - distinct} equal to another" if len(jobs) - finished > distinct else ""
     sizes = " + ".join(str(len(stack.members)) for stack in planned[:8]) + (" + ..." if len(planned) > 8 else "")
-    return f"{jobs} jobs: {distinct} distinct runs{equal}; trained in stacks of {sizes}"
+    stacked = f"; trained in stacks of {sizes}" if planned else ""
+    return f"{len(jobs)} jobs: {distinct} distinct runs{equal}{done}{stacked}"
 
 
 def listing(planned: Sequence[Stack]) -> str:

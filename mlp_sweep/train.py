@@ -30,15 +30,15 @@ class Row:
 
 
 def fit(
-    engine: Engine, train: Batches, val: Batches, data_seed: int, epochs: int, on_batch: Callable[[int], None]
+    engine: Engine, train: Batches, val: Batches, data_seed: int, epochs: range, on_batch: Callable[[int], None]
 ) -> Iterator[list[Row]]:
-    """Trains epoch by epoch; yields a row a member after each, and calls on_batch with each batch's size.
+    """Trains epoch by epoch (the first is 1); yields a row a member after each, calls on_batch with each batch's size.
 
     A member that left the finite numbers has its last row, and is gone from the engine at the next epoch.
     """
     steps = len(train)
     members = list(range(engine.members))
-    for epoch in range(1, epochs + 1):
+    for epoch in epochs:
         started = time.perf_counter()
         loss_SM = torch.empty(steps, engine.members, dtype=torch.float64, device=train.x_ND.device)
         right_M = torch.zeros(engine.members, dtype=torch.int64, device=train.x_ND.device)

@@ -74,7 +74,7 @@ def test_one_run(tmp_path: Path):
     assert done.returncode == 0, done.stderr
     [run] = run_dir.find_runs(tmp_path / "outputs" / "runs")
     names = {path.name for path in run.iterdir()}
-    assert names == {".hydra", run_dir.METRICS, run_dir.STATUS, run_dir.WEIGHTS, run_dir.LOG}
+    assert names == {".hydra", run_dir.LOCK, run_dir.METRICS, run_dir.STATUS, run_dir.WEIGHTS, run_dir.LOG}
     assert len(run_dir.read_metrics(run)[1]) == 3
     assert "ok" in done.stdout and str(run.relative_to(tmp_path)) in done.stdout
     assert (tmp_path / "data" / "cache").is_dir()

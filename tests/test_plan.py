@@ -67,9 +67,8 @@ def test_what_cannot_be_planned_is_refused(small_run):
 
 
 def test_listing_names_stacks_members_equal_ones_and_memory(small_run):
-    planned = plan.stacks(
-        jobs(small_run("activation.r=2"), small_run("activation.r=3"), small_run("seed=1")), None, PLENTY
-    )
+    sweep = jobs(small_run("activation.r=2"), small_run("activation.r=3"), small_run("seed=1"))
+    planned = plan.stacks(sweep, None, PLENTY)
     text = plan.listing(planned)
     assert "stack 1: 2 members" in text and "MB" in text and "equal: 1" in text
-    assert plan.describe(planned, 3).startswith("3 jobs: 2 distinct runs, 1 equal to another")
+    assert plan.describe(planned, sweep).startswith("3 jobs: 2 distinct runs, 1 equal to another")

@@ -1,6 +1,8 @@
 import math
+import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,8 +14,9 @@ COLUMNS = ["epoch", "train_loss", "seconds"]
 
 
 def started(path: Path) -> RunDir:
+    path.mkdir(parents=True, exist_ok=True)
     directory = RunDir(path)
-    directory.start(COLUMNS, run_id="abc")
+    directory.start(COLUMNS, [], run_id="abc")
     return directory
 
 
@@ -57,9 +60,37 @@ def test_runs_are_known_by_their_files(tmp_path: Path):
     assert run_dir.find_runs(tmp_path) == [tmp_path / "a", tmp_path / "b/c"]
 
 
-def test_a_second_start_changes_nothing(tmp_path: Path):
-    started(tmp_path).append({"epoch": 1, "train_loss": 2.5, "seconds": 0.5})
-    before = [(tmp_path / name).read_bytes() for name in (run_dir.METRICS, run_dir.STATUS)]
-    with pytest.raises(ValueError, match="already"):
-        started(tmp_path)
-    assert before == [(tmp_path / name).read_bytes() for name in (run_dir.METRICS, run_dir.STATUS)]
+def test_a_directory_has_one_owner_at_a_time(tmp_path: Path):
+    first, second = RunDir(tmp_path), RunDir(tmp_path)
+    with first.lock():
+        first.start(COLUMNS, [])
+        with pytest.raises(ValueError, match=f"process {os.getpid()} on"), second.lock():
+            pytest.fail("both have it")
+        second.stop("failed", "should not be written")
+        assert run_dir.read_status(tmp_path)["state"] == "running"
+    with second.lock():
+        second.stop("failed", "now it may")
+    assert run_dir.read_status(tmp_path)["state"] == "failed"
+
+
+@pytest.mark.parametrize("appended", [False, True])
+def test_an_epoch_is_whole_once_its_checkpoint_is_there(tmp_path: Path, appended: bool):
+    """Killed before or after the line of metrics.csv, the run stands after the same epoch, with the same line."""
+    directory = started(tmp_path)
+    directory.append({"epoch": 1, "train_loss": 2.5, "seconds": 0.5})
+    cells = {"epoch": 2, "train_loss": 1.5, "seconds": 0.5}
+    directory.checkpoint({"w": np.ones(3)}, 2, cells)
+    if appended:
+        directory.append(cells)
+        directory.append({"epoch": 3, "train_loss": 1.0, "seconds": 0.5})  # its checkpoint was not reached
+    standing = run_dir.standing(tmp_path)
+    assert standing.lines == ["1,2.5,0.5", "2,1.5,0.5"] and standing.source == tmp_path / run_dir.CHECKPOINT
+    assert run_dir.load_state(tmp_path / run_dir.CHECKPOINT)["w"].tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("damage", [b"", b"spam" * 100, None])
+def test_a_damaged_checkpoint_is_no_checkpoint(tmp_path: Path, damage: bytes | None):
+    started(tmp_path).checkpoint({"w": np.ones(3)}, 1, {"epoch": 1, "train_loss": 2.5, "seconds": 0.5})
+    checkpoint = tmp_path / run_dir.CHECKPOINT
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-4] if damage is None else damage)
+    assert run_dir.standing(tmp_path) == run_dir.Standing([], None)

@@ -6,15 +6,14 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
-from mlp_sweep import plan, run_dir, sweep
-from mlp_sweep.train import Row
+from mlp_sweep import plan, record, run_dir
 from mlp_sweep.workers import Workers
 
 PLENTY = 2**40
 
 
-def train(root: Path, runs: dict, max_members: int | None = None) -> dict[str, sweep.Result]:
-    jobs = [plan.Job(run, root / name) for name, run in runs.items()]
+def train(root: Path, runs: dict, max_members: int | None = None) -> dict[str, record.Result]:
+    jobs = [plan.job(run, root / name) for name, run in runs.items()]
     results = {result.path: result for result in Workers().train(plan.stacks(jobs, max_members, PLENTY))}
     return {name: results[root / name] for name in runs}
 
@@ -91,13 +90,12 @@ def test_one_that_fails_keeps_no_other_back(tmp_path: Path, small_run):
     assert "Traceback" in (tmp_path / "bad" / run_dir.LOG).read_text()
 
 
-def test_a_directory_in_use_is_left_as_it_is(tmp_path: Path, small_run):
+def test_another_runs_directory_is_refused_and_left_as_it_is(tmp_path: Path, small_run):
     train(tmp_path, {"run": small_run()})
     before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
-    result = train(tmp_path, {"run": small_run("seed=1")})["run"]
-    assert isinstance(result.error, ValueError) and "already" in str(result.error)
-    assert (tmp_path / "run" / run_dir.METRICS).read_bytes() == before[run_dir.METRICS]
-    assert (tmp_path / "run" / run_dir.STATUS).read_bytes() == before[run_dir.STATUS]
+    with pytest.raises(ValueError, match="seed: 0 there, 1 asked for"):
+        train(tmp_path, {"run": small_run("seed=1")})
+    assert before == {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
 
 
 def test_reference_and_stacked_engines_agree_on_a_whole_run(tmp_path: Path, small_run):
@@ -118,5 +116,5 @@ def test_reference_and_stacked_engines_agree_on_a_whole_run(tmp_path: Path, smal
     ],
 )
 def test_outcomes(loss, dead, diverged_at, outcome):
-    row = Row(0, 0, 5, loss, 0.1, loss, 0.1, dead, 1.0, diverged_at)
-    assert sweep.judge(row, 72)[0] == outcome
+    last = {"epoch": 5.0, "train_loss": loss, "val_loss": loss, "dead_1": dead[0], "dead_2": dead[1]}
+    assert record.judge(last, diverged_at, 72)[0] == outcome

@@ -25,7 +25,7 @@ def test_loss_and_accuracy_run_over_the_epoch(small_run):
     assert train.count % 50 != 0
     features = train.x_ND.shape[1]
     engine, twin = (StackedEngine([run], features, 12, CPU) for _ in range(2))
-    rows = [rows[0] for rows in fit(engine, train, val, run.data_seed, 2, lambda _: None)]
+    rows = [rows[0] for rows in fit(engine, train, val, run.data_seed, range(1, 3), lambda _: None)]
     from mlp_sweep.data.batches import order
 
     for epoch, row in enumerate(rows, 1):
@@ -50,7 +50,7 @@ def test_a_diverged_member_has_its_step_and_is_gone_at_the_next_epoch(small_run)
     train, val = splits(runs[0])
     engine = StackedEngine(runs, train.x_ND.shape[1], 12, CPU)
     epochs = []
-    for rows in fit(engine, train, val, 0, 3, lambda _: None):
+    for rows in fit(engine, train, val, 0, range(1, 4), lambda _: None):
         epochs.append([(row.member, row.diverged_at) for row in rows])
         for row in rows:
             figures = [row.train_loss, row.train_accuracy, row.val_loss, row.val_accuracy, *row.dead]
@@ -63,13 +63,15 @@ def test_training_ends_when_no_member_is_left(small_run):
     run = small_run("activation=scaled", "activation.r=1e6")
     train, val = splits(run)
     engine = StackedEngine([run], train.x_ND.shape[1], 12, CPU)
-    assert len(list(fit(engine, train, val, 0, 3, lambda _: None))) == 1
+    assert len(list(fit(engine, train, val, 0, range(1, 4), lambda _: None))) == 1
 
 
 def test_no_epoch_is_no_row(small_run):
     run = small_run()
     train, val = splits(run)
-    assert list(fit(StackedEngine([run], train.x_ND.shape[1], 12, CPU), train, val, 0, 0, lambda _: None)) == []
+    assert (
+        list(fit(StackedEngine([run], train.x_ND.shape[1], 12, CPU), train, val, 0, range(1, 1), lambda _: None)) == []
+    )
 
 
 def test_default_data_show_the_experiment(data_dir):
@@ -78,7 +80,7 @@ def test_default_data_show_the_experiment(data_dir):
     runs = [make_run(f"data_dir={data_dir}"), make_run(*common, "activation.r=2"), make_run(*common)]
     train, val = splits(runs[0])
     engine = StackedEngine(runs, train.x_ND.shape[1], 72, CPU)
-    epochs = list(fit(engine, train, val, 0, 6, lambda _: None))
+    epochs = list(fit(engine, train, val, 0, range(1, 7), lambda _: None))
     relu = [rows[0].train_loss for rows in epochs]
     assert all(later < earlier for earlier, later in zip(relu, relu[1:], strict=False))
     assert all(rows[1].train_loss < rows[0].train_loss for rows in epochs)

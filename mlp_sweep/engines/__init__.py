@@ -28,6 +28,8 @@ class Engine(Protocol):
     def evaluate(self, x_BD: Tensor, y_B: Tensor) -> tuple[Tensor, Tensor]: ...  # summed loss_M, right_M
     def dead(self) -> Tensor: ...  # share of units that no sample activated since start_evaluation, L x M
     def weights(self, member: int) -> dict[str, Tensor]: ...
+    def state(self, member: int) -> dict[str, Tensor]: ...  # weights, and what the optimizer keeps
+    def load(self, member: int, state: dict[str, Tensor]) -> None: ...  # goes on from there
     def keep(self, members: list[int]) -> None: ...  # goes on with these alone, in this order
 
 

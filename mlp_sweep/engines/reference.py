@@ -65,6 +65,24 @@ class ReferenceEngine:
     def weights(self, member: int) -> dict[str, Tensor]:
         return dict(self.model.state_dict())
 
+    def state(self, member: int) -> dict[str, Tensor]:
+        """The model's, and each parameter's entries of the optimizer as `<entry>.<name>`."""
+        kept = {
+            f"{entry}.{name}": value
+            for name, parameter in self.model.named_parameters()
+            for entry, value in self.optimizer.state[parameter].items()
+            if isinstance(value, Tensor)
+        }
+        return self.weights(member) | kept
+
+    def load(self, member: int, state: dict[str, Tensor]) -> None:
+        self.model.load_state_dict({name: state[name] for name in self.model.state_dict()})
+        parameters = dict(self.model.named_parameters())
+        for key, value in state.items():
+            entry, _, name = key.partition(".")
+            if name in parameters:
+                self.optimizer.state[parameters[name]][entry] = value.to(parameters[name].device)
+
     def keep(self, members: list[int]) -> None:
         assert members == [0]
 

@@ -110,7 +110,20 @@ class StackedEngine:
 
     def weights(self, member: int) -> dict[str, Tensor]:
         """One member's parameters under the names that the model has for them."""
-        layers = enumerate(zip(self.w, self.b, strict=True))
+        return self._named(member, self.w, self.b)
+
+    def state(self, member: int) -> dict[str, Tensor]:
+        """Its parameters, and the momentum of each as `momentum.<name>`."""
+        kept = self._named(member, self.w_buffer, self.b_buffer)
+        return self.weights(member) | {f"momentum.{key}": value for key, value in kept.items()}
+
+    def load(self, member: int, state: dict[str, Tensor]) -> None:
+        for key, value in self.state(member).items():
+            value.copy_(state[key])
+
+    @staticmethod
+    def _named(member: int, weights: list[Members], biases: list[Members]) -> dict[str, Tensor]:
+        layers = enumerate(zip(weights, biases, strict=True))
         return {f"layers.{i}.{k}": t.each[member] for i, (w, b) in layers for k, t in (("weight", w), ("bias", b))}
 
     def keep(self, members: list[int]) -> None:
