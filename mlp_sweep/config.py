@@ -232,6 +232,7 @@ def check(run: Run) -> None:
         run.matmul_precision in PRECISIONS, "matmul_precision", run.matmul_precision, f"one of {', '.join(PRECISIONS)}"
     )
     need(all(width >= 1 for width in run.model.hidden), "model.hidden", run.model.hidden, "widths of 1 or more")
+    need(not run.model.hidden or run.model.name != "linear", "model.hidden", run.model.hidden, "[] with model=linear")
     need(data.image_size >= 1, "dataset.image_size", data.image_size, "1 or more")
     if data.num_classes is not None:
         need(data.num_classes >= 2, "dataset.num_classes", data.num_classes, "2 or more (C = 10 + roll unless set)")

@@ -120,7 +120,7 @@ def _key(run: config.Run) -> str:
 
 def stackable(run: config.Run) -> bool:
     """Whether the stacked engine serves the run; ValueError where it is asked for and does not."""
-    applies = run.model.name == "mlp" and run.optimizer.name == "sgd"
+    applies = run.model.name in ("mlp", "linear") and run.optimizer.name == "sgd"
     if run.engine == "stacked" and not applies:
         raise ValueError(f"engine=stacked: trains model=mlp with optimizer=sgd, not {run.model.name}; use engine=auto")
     return applies and run.engine != "reference"

@@ -104,7 +104,7 @@ def _record_epoch(directories: list[RunDir], event: Epoch) -> None:
     figures = {"train_loss": row.train_loss, "train_accuracy": row.train_accuracy}
     figures |= {"val_loss": row.val_loss, "val_accuracy": row.val_accuracy}
     dead = {f"dead_{i + 1}": share for i, share in enumerate(row.dead)}
-    cells = {"epoch": row.epoch, **figures, **dead, "seconds": round(row.seconds, 4)}
+    cells = {"epoch": row.epoch, **figures, "grad_norm": row.grad_norm, **dead, "seconds": round(row.seconds, 4)}
     if row.diverged_at is None:
         directories[0].checkpoint(event.state, row.epoch, cells)
     finite = {key: None if math.isnan(value) else value for key, value in figures.items()}  # JSON has no NaN

@@ -11,6 +11,7 @@ from . import config, console, engines, provenance
 from .data import Arrays, Batches, load
 from .plan import Stack
 from .record import Ended, Epoch, Event, Started, State
+from .run_dir import FIGURES
 from .train import fit
 
 
@@ -30,7 +31,7 @@ def events(stack: Stack, progress: console.Progress, bar: console.Bar) -> Iterat
     for slot, member in enumerate(stack.members):
         if member.state is not None:
             engine.load(slot, {key: torch.tensor(value) for key, value in member.state.items()})
-    columns = ["epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy"]
+    columns = ["epoch", *FIGURES, "grad_norm"]
     columns += [f"dead_{i + 1}" for i in range(len(run.model.hidden))] + ["seconds"]
     yield Started(columns, [_about(one, arrays, engine, device) for one in runs])
 
@@ -39,7 +40,6 @@ def events(stack: Stack, progress: console.Progress, bar: console.Bar) -> Iterat
         return Ended(member, _arrays(engine.weights(slot)), stateful, classes)
 
     bar.total(train_split.count * (run.epochs - stack.epoch))
-    bar.say(f"epoch {stack.epoch}/{run.epochs}")
     for rows in fit(engine, train_split, val_split, run.data_seed, range(stack.epoch + 1, run.epochs + 1), bar.advance):
         for row in rows:
             yield Epoch(row, _arrays(engine.state(row.slot)))
@@ -85,9 +85,7 @@ def _about(run: config.Run, arrays: Arrays, engine: engines.Engine, device: torc
         "members": engine.members,
         "engine": engine.name,
         "kernel": engine.kernel,
-        "device": torch.cuda.get_device_name()
-        if device.type == "cuda"
-        else f"{device.type} ({provenance.processor()})",
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else provenance.processor(),
         "threads": torch.get_num_threads(),
         "versions": provenance.versions(),
         "git_commit": provenance.git_commit(),

@@ -24,6 +24,7 @@ class Row:
     train_accuracy: float
     val_loss: float
     val_accuracy: float
+    grad_norm: float  # of the epoch's last batch, before its update
     dead: list[float]  # by hidden layer, share of units that no validation sample activates
     seconds: float  # wall time of the whole stack's epoch, training and validation
     diverged_at: int | None  # the first step (from 1) whose loss was not finite; one past the last if validation's
@@ -42,11 +43,13 @@ def fit(
         started = time.perf_counter()
         loss_SM = torch.empty(steps, engine.members, dtype=torch.float64, device=train.x_ND.device)
         right_M = torch.zeros(engine.members, dtype=torch.int64, device=train.x_ND.device)
+        x_BD = train.x_ND[:0]
         for step, (x_BD, y_B) in enumerate(train(order(data_seed, epoch, train.count))):
             loss_M, batch_right_M = engine.step(x_BD, y_B)
             loss_SM[step] = loss_M
             right_M += batch_right_M
             on_batch(len(y_B))
+        grad_norm_M = engine.grad_norm(x_BD)
         engine.start_evaluation()
         val_loss_M = torch.zeros(engine.members, dtype=torch.float64, device=train.x_ND.device)
         val_right_M = torch.zeros_like(right_M)
@@ -60,7 +63,7 @@ def fit(
         loss_SM = loss_SM.cpu()  # the epoch's one wait for the device
         train_loss_M = (loss_SM * size_S1).sum(0) / train.count
         finite_SM = torch.cat([loss_SM, val_loss_M.cpu()[None]]).isfinite()
-        dead_LM = engine.dead().cpu()
+        dead_LM, grad_norm_M = engine.dead().cpu(), grad_norm_M.cpu()
         seconds = time.perf_counter() - started
         rows = []
         for m in range(engine.members):
@@ -74,6 +77,7 @@ def fit(
                         int(right_M[m]) / train.count,
                         float(val_loss_M[m]) / val.count,
                         int(val_right_M[m]) / val.count,
+                        float(grad_norm_M[m]),
                         dead_LM[:, m].tolist(),
                         seconds,
                         None,
@@ -82,7 +86,7 @@ def fit(
             else:
                 first = int(finite_SM[:, m].int().argmin()) + 1
                 nan = float("nan")
-                rows.append(Row(members[m], m, epoch, nan, nan, nan, nan, [nan] * len(dead_LM), seconds, first))
+                rows.append(Row(members[m], m, epoch, nan, nan, nan, nan, nan, [nan] * len(dead_LM), seconds, first))
         yield rows
         finite = [row.slot for row in rows if row.diverged_at is None]
         if not finite:

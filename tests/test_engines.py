@@ -104,6 +104,7 @@ def test_same_bits_alone_and_stacked(products, members, hidden, features, classe
         expected = [engine.step(x_BD, y_B) for engine in alone]
         assert same(loss_M, torch.cat([loss for loss, _ in expected]))
         assert torch.equal(right_M, torch.cat([right for _, right in expected]))
+        assert same(stacked.grad_norm(x_BD), torch.cat([engine.grad_norm(x_BD) for engine in alone]))
         for engine in (stacked, *alone):
             engine.start_evaluation()
         assert same(stacked.evaluate(x_BD, y_B)[0], torch.cat([engine.evaluate(x_BD, y_B)[0] for engine in alone]))
@@ -172,6 +173,20 @@ class TestSlopeIsALearningRate:
             optimizer.step()
         for key, value in self._scaled_to_relu(engine.weights(0)).items():
             torch.testing.assert_close(value, relu.state_dict()[key], rtol=1e-12, atol=1e-12)
+
+
+@given(st.lists(WIDTHS, max_size=3), st.integers(1, 40), OPTIMIZERS)
+@settings(max_examples=15, deadline=None)
+def test_gradient_norm_is_the_gradients_norm(hidden, size, optimizer):
+    runs = [member(1.5, 0.02, 1, hidden, optimizer), member(0.7, 0.3, 2, hidden, optimizer)]
+    stacked = StackedEngine(runs, 20, 5, CPU, torch.float64)
+    alone = [ReferenceEngine(model.build(run, 20, 5).double(), run.optimizer, CPU) for run in runs]
+    for step in range(3):
+        x_BD, y_B = batch(size, 20, 5, step, torch.float64)
+        for engine in (stacked, *alone):
+            engine.step(x_BD, y_B)
+        expected_M = torch.cat([engine.grad_norm(x_BD) for engine in alone])
+        torch.testing.assert_close(stacked.grad_norm(x_BD), expected_M, rtol=1e-9, atol=1e-12)
 
 
 def test_dead_units_are_those_that_no_sample_activates():

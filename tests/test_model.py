@@ -30,6 +30,25 @@ def test_building_leaves_the_global_generator_alone():
     assert torch.equal(before, torch.random.get_rng_state())
 
 
+def test_cnn_has_the_mlps_size_and_sees_the_picture_as_it_lies():
+    run = make_run("model=cnn", "dataset.image_size=64")
+    net = model.cnn(run, 3 * 64 * 64, 72)
+    mlp = model.mlp(make_run(), 3 * 64 * 64, 72)
+    sizes = [sum(p.numel() for p in one.parameters()) for one in (net, mlp)]
+    assert 0.5 < sizes[0] / sizes[1] < 1.5
+    x_BCHW = torch.randn(2, 3, 64, 64)
+    logits_BC = net(x_BCHW.flatten(1))
+    assert logits_BC.shape == (2, 72)
+    torch.testing.assert_close(logits_BC, net.output(net.convolutions(x_BCHW).flatten(1)))
+
+
+def test_linear_is_the_mlp_without_hidden_units():
+    net = model.build(make_run("model=linear"), 12, 4)
+    assert [tuple(p.shape) for p in net.parameters()] == [(4, 12), (4,)]
+    with pytest.raises(ValueError, match="model.hidden"):
+        make_run("model=linear", "model.hidden=[3]")
+
+
 def test_unknown_model_lists_the_known():
     with pytest.raises(ValueError, match="mlp"):
         model.build(make_run("model.name=transformer"), 12, 4)

@@ -1,6 +1,7 @@
 """Records of runs trained alone, together, in any order, and of those that fail."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -50,16 +51,8 @@ def test_records_are_whole(tmp_path: Path, runs):
     assert (ok["state"], ok["outcome"], ok["epoch"], ok["engine"], ok["members"]) == ("finished", "ok", 3, "stacked", 4)
     assert ok["versions"]["torch"] and ok["started"] < ok["finished"] and ok["same_as"] is None
     columns, rows = run_dir.read_metrics(tmp_path / "two")
-    assert columns == [
-        "epoch",
-        "train_loss",
-        "train_accuracy",
-        "val_loss",
-        "val_accuracy",
-        "dead_1",
-        "dead_2",
-        "seconds",
-    ]
+    assert columns[1:5] == list(run_dir.FIGURES)
+    assert columns[5:] == ["grad_norm", "dead_1", "dead_2", "seconds"]
     assert [row[0] for row in rows] == [1, 2, 3]
     assert ok["final"]["val_accuracy"] == rows[-1][4] == results["two"].objective
     assert load_file(tmp_path / "two" / run_dir.WEIGHTS)["layers.0.weight"].shape == (64, 192)
@@ -104,6 +97,16 @@ def test_reference_and_stacked_engines_agree_on_a_whole_run(tmp_path: Path, smal
     for ours, theirs in zip(*figures, strict=True):
         assert ours[1:-1] == pytest.approx(theirs[1:-1], rel=1e-3)
     assert run_dir.read_status(tmp_path / "reference")["engine"] == "reference"
+
+
+def test_models_of_both_engines_train_side_by_side(tmp_path: Path, small_run):
+    runs = {name: small_run(f"model={name}") for name in ("mlp", "linear", "cnn")}
+    results = train(tmp_path, runs)
+    assert not any(result.error for result in results.values())
+    columns, rows = run_dir.read_metrics(tmp_path / "cnn")
+    assert columns[5:] == ["grad_norm", "dead_1", "dead_2", "dead_3", "seconds"] and len(rows) == 3
+    assert all(math.isfinite(figure) for row in rows for figure in row)
+    assert run_dir.read_metrics(tmp_path / "linear")[0][5:] == ["grad_norm", "seconds"]
 
 
 @pytest.mark.parametrize(

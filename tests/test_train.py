@@ -53,7 +53,7 @@ def test_a_diverged_member_has_its_step_and_is_gone_at_the_next_epoch(small_run)
     for rows in fit(engine, train, val, 0, range(1, 4), lambda _: None):
         epochs.append([(row.member, row.diverged_at) for row in rows])
         for row in rows:
-            figures = [row.train_loss, row.train_accuracy, row.val_loss, row.val_accuracy, *row.dead]
+            figures = [row.train_loss, row.train_accuracy, row.val_loss, row.val_accuracy, row.grad_norm, *row.dead]
             assert all(math.isnan(f) for f in figures) == (row.diverged_at is not None)
     assert [[m for m, _ in rows] for rows in epochs] == [[0, 1, 2], [0, 2], [0, 2]]
     assert 1 <= epochs[0][1][1] <= len(train)

@@ -24,6 +24,7 @@ class Engine(Protocol):
     @property
     def members(self) -> int: ...
     def step(self, x_BD: Tensor, y_B: Tensor) -> tuple[Tensor, Tensor]: ...  # mean loss_M, right_M, before the update
+    def grad_norm(self, x_BD: Tensor) -> Tensor: ...  # of the last step's mean loss, which was on x_BD; shape M
     def start_evaluation(self) -> None: ...
     def evaluate(self, x_BD: Tensor, y_B: Tensor) -> tuple[Tensor, Tensor]: ...  # summed loss_M, right_M
     def dead(self) -> Tensor: ...  # share of units that no sample activated since start_evaluation, L x M

@@ -46,6 +46,11 @@ class ReferenceEngine:
         self.optimizer.step()
         return loss.detach()[None], (logits_BC.argmax(1) == y_B).sum()[None]
 
+    def grad_norm(self, x_BD: Tensor) -> Tensor:
+        """Euclidean norm of the last step's gradient over all parameters, of shape M."""
+        gradients = [p.grad.flatten() for p in self.model.parameters() if p.grad is not None]
+        return torch.cat(gradients).double().norm()[None]
+
     def start_evaluation(self) -> None:
         self.model.eval()
         self._active = [None] * len(self._active)

@@ -91,6 +91,22 @@ class StackedEngine:
             update(layer, work.dz[layer], work.h[layer - 1] if layer else x_BD, work.ones_B)
         return loss_MB.sum(1) / len(y_B), right_M
 
+    @torch.inference_mode()
+    def grad_norm(self, x_BD: Tensor) -> Tensor:
+        """Euclidean norm of the last step's gradient over all parameters, of shape M; x_BD is that step's batch.
+
+        No gradient is needed: |dz^T h|^2 + |sum of dz|^2 = sum over pairs of samples of (dz dz^T) (h h^T + 1).
+        """
+        work = self._workspace(len(x_BD))
+        inputs = x_BD @ x_BD.t() + 1
+        squares = []
+        for member in range(self.members):
+            grams = [inputs, *(h.each[member] @ h.each_t[member] + 1 for h in work.h)]
+            pairs = zip(grams, (dz.each[member] @ dz.each_t[member] for dz in work.dz), strict=True)
+            squares.append(sum((h_BB.double() * dz_BB.double()).sum() for h_BB, dz_BB in pairs))
+        scale_M = self.lr_M11.flatten().double() if self.optimizer.momentum == 0 else 1.0
+        return torch.stack(squares).clamp_min(0).sqrt() / scale_M
+
     def start_evaluation(self) -> None:
         self._active = [torch.zeros(w.all.shape[:2], dtype=torch.bool, device=self.device) for w in self.w[:-1]]
 
