@@ -56,7 +56,7 @@ def test_records_are_whole(tmp_path: Path, runs):
     assert [row[0] for row in rows] == [1, 2, 3]
     assert ok["final"]["val_accuracy"] == rows[-1][4] == results["two"].objective
     assert load_file(tmp_path / "two" / run_dir.WEIGHTS)["layers.0.weight"].shape == (64, 192)
-    assert (tmp_path / "two" / run_dir.LOG).read_text().count("epoch ") == 3
+    assert (tmp_path / "two" / run_dir.LOG).read_text().count("[INFO] epoch ") == 3
 
 
 def test_equal_runs_say_whose_numbers_they_are(tmp_path: Path, runs):

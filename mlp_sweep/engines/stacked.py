@@ -98,13 +98,14 @@ class StackedEngine:
         No gradient is needed: |dz^T h|^2 + |sum of dz|^2 = sum over pairs of samples of (dz dz^T) (h h^T + 1).
         """
         work = self._workspace(len(x_BD))
+        wide = torch.float32 if self.device.type == "mps" else torch.float64  # which MPS has not
         inputs = x_BD @ x_BD.t() + 1
         squares = []
         for member in range(self.members):
             grams = [inputs, *(h.each[member] @ h.each_t[member] + 1 for h in work.h)]
             pairs = zip(grams, (dz.each[member] @ dz.each_t[member] for dz in work.dz), strict=True)
-            squares.append(sum((h_BB.double() * dz_BB.double()).sum() for h_BB, dz_BB in pairs))
-        scale_M = self.lr_M11.flatten().double() if self.optimizer.momentum == 0 else 1.0
+            squares.append(sum((h_BB.to(wide) * dz_BB.to(wide)).sum() for h_BB, dz_BB in pairs))
+        scale_M = self.lr_M11.flatten().to(wide) if self.optimizer.momentum == 0 else 1.0
         return torch.stack(squares).clamp_min(0).sqrt() / scale_M
 
     def start_evaluation(self) -> None:
