@@ -13,8 +13,7 @@ Step = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 class Captured:
     """A step that is captured at its first call after the warm-up and replayed from then on.
 
-    Every call trains: the warm-up's steps are steps like any other. Inputs and outputs keep their addresses, so a
-    caller has to hand over the same buffers each time.
+    Every call trains: the warm-up's steps are steps like any other.
     """
 
     def __init__(self, step: Step) -> None:
@@ -31,10 +30,12 @@ class Captured:
             torch.cuda.current_stream().wait_stream(self.stream)
             return result
         if self.graph is None:
-            self.inputs = x_BD.data_ptr(), y_B.data_ptr()
+            self.inputs = x_BD, y_B.clone()  # pictures come in one buffer for all batches, labels where they lie
             self.graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(self.graph, stream=self.stream):  # records, and runs nothing
-                self.result = self.step(x_BD, y_B)
-        assert self.inputs == (x_BD.data_ptr(), y_B.data_ptr())
+                self.result = self.step(*self.inputs)
+        for kept, given in zip(self.inputs, (x_BD, y_B), strict=True):
+            if kept.data_ptr() != given.data_ptr():
+                kept.copy_(given)
         self.graph.replay()
         return self.result

@@ -67,9 +67,9 @@ class StackedEngine:
         self._active: list[Tensor] = []
 
     def step(self, x_BD: Tensor, y_B: Tensor) -> tuple[Tensor, Tensor]:
-        """(mean loss, number right) of the batch before its update, each of shape M; overwritten by the next step.
+        """(mean loss, number right) of the batch before its update, each of shape M; the next step may overwrite them.
 
-        On CUDA a batch has to lie where the last one of its size did (Batches does so): the step is one graph.
+        On CUDA the step is one graph for each size of batch.
         """
         if self.device.type == "cuda":
             return self._graphs.setdefault(len(y_B), Captured(self._step))(x_BD, y_B)
