@@ -72,7 +72,9 @@ class StackedEngine:
         On CUDA the step is one graph for each size of batch.
         """
         if self.device.type == "cuda":
-            return self._graphs.setdefault(len(y_B), Captured(self._step))(x_BD, y_B)
+            if len(y_B) not in self._graphs:
+                self._graphs[len(y_B)] = Captured(self._step)
+            return self._graphs[len(y_B)](x_BD, y_B)
         return self._step(x_BD, y_B)
 
     @torch.inference_mode()
