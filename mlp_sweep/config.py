@@ -20,6 +20,11 @@ ENGINES = ("auto", "reference")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("highest", "high", "medium")
 WITH_SLOPE = ("scaled",)  # the activations that have a slope r
+RESIZES = ("crop", "squash")
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")  # all but nearest with antialiasing
+COLORS = ("rgb", "grey")
+ON_ERROR = ("raise", "skip")
+IMAGENETTE_SIZES = ("full", "320px", "160px")
 
 
 @dataclass
@@ -27,6 +32,7 @@ class Dataset:
     name: str
     num_classes: int | None  # None: every class there is
     image_size: int  # pixels a side
+    verify: bool  # read the whole cache and compare it with its checksum
 
 
 @dataclass
@@ -36,19 +42,34 @@ class Synthetic(Dataset):
 
 
 @dataclass
-class TinyImageNet(Dataset):
+class Pictures(Dataset):
+    """A set of real pictures: where it is, which of them, and how they are made arrays."""
+
     root: str
+    download: bool
     classes: list[str] | None
     samples_per_class: int | None
+    resize: str
+    interpolation: str
+    color: str
+    on_error: str
 
 
 @dataclass
-class ImageFolder(Dataset):
-    root: str
+class TinyImageNet(Pictures):
+    url: str
+    md5: str
+
+
+@dataclass
+class ImageFolder(Pictures):
     val_root: str | None
     val_fraction: float
-    classes: list[str] | None
-    samples_per_class: int | None
+
+
+@dataclass
+class Imagenette(Pictures):
+    size: str  # full, or pictures of this shorter side
 
 
 @dataclass
@@ -109,8 +130,10 @@ class Run:
 SCHEMAS = {  # (group, name) -> dataclass, as cli.py registers them with Hydra
     (None, "schema"): Run,
     ("schema/dataset", "synthetic"): Synthetic,
+    ("schema/dataset", "pictures"): Pictures,
     ("schema/dataset", "tiny_imagenet"): TinyImageNet,
     ("schema/dataset", "image_folder"): ImageFolder,
+    ("schema/dataset", "imagenette"): Imagenette,
 }
 
 
@@ -193,5 +216,17 @@ def check(run: Run) -> None:
     samples = getattr(data, "samples_per_class", None)
     if samples is not None:
         need(samples >= 1, "dataset.samples_per_class", samples, "1 or more")
+    if isinstance(data, Pictures):
+        for key, allowed in (
+            ("resize", RESIZES),
+            ("interpolation", INTERPOLATIONS),
+            ("color", COLORS),
+            ("on_error", ON_ERROR),
+        ):
+            value = getattr(data, key)
+            need(value in allowed, f"dataset.{key}", value, f"one of {', '.join(allowed)}")
+        need(data.classes is None or len(set(data.classes)) >= 2, "dataset.classes", data.classes, "two or more")
+    if isinstance(data, Imagenette):
+        need(data.size in IMAGENETTE_SIZES, "dataset.size", data.size, f"one of {', '.join(IMAGENETTE_SIZES)}")
     if isinstance(data, ImageFolder):
         need(0 < data.val_fraction < 1, "dataset.val_fraction", data.val_fraction, "between 0 and 1")
