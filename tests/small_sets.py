@@ -48,12 +48,12 @@ def encoded(image: Image.Image, kind: str = "JPEG", **options: object) -> bytes:
     return file.getvalue()
 
 
-def picture_tree(root: Path, classes: list[str], per_class: int, size: int = 64) -> Path:
-    """root/<class>/<picture>.jpg"""
+def picture_tree(root: Path, classes: list[str], per_class: int, size: int = 64, ending: str = ".jpg") -> Path:
+    """root/<class>/<picture>"""
     for c, name in enumerate(classes):
         (root / name).mkdir(parents=True)
         for i in range(per_class):
-            (root / name / f"{i:03}.jpg").write_bytes(encoded(picture(1000 * c + i, size, size)))
+            (root / name / f"{i:03}{ending}").write_bytes(encoded(picture(1000 * c + i, size, size)))
     return root
 
 

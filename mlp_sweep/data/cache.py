@@ -49,7 +49,7 @@ def load(dataset: config.Dataset, data_seed: int, data_dir: str, progress: conso
     ValueError says what is amiss with the settings or the pictures, OSError what is with data_dir.
     """
     root = Path(data_dir) / "cache"
-    found = source(dataset, data_seed) if isinstance(dataset, config.Pictures) else None
+    found = source(dataset, data_seed, progress) if isinstance(dataset, config.Pictures) else None
     spec = {key: value for key, value in asdict(dataset).items() if key not in PLACE_ONLY}
     request = _hash([FORMAT, spec, found.fingerprint if found else None, data_seed])
     pointer = root / "requests" / request

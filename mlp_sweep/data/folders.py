@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from .. import config
+from ..console import Progress
+from .download import fetching
 from .draws import draws
 from .listing import Listing, Picture
 from .subset import choose_classes, thin
@@ -62,7 +64,7 @@ class Trees:
         return files
 
 
-def image_folder(dataset: config.ImageFolder, data_seed: int) -> Trees:
+def image_folder(dataset: config.ImageFolder, data_seed: int, _: Progress) -> Trees:
     root = Path(dataset.root)
     train, val = root, Path(dataset.val_root) if dataset.val_root else None
     if (root / "train").is_dir() and (root / "val").is_dir():
@@ -70,7 +72,7 @@ def image_folder(dataset: config.ImageFolder, data_seed: int) -> Trees:
     return Trees(dataset, data_seed, train, val, lambda ids: _names(root, ids), dataset.val_fraction)
 
 
-def imagenet(dataset: config.Pictures, data_seed: int) -> Trees:
+def imagenet(dataset: config.Pictures, data_seed: int, _: Progress) -> Trees:
     """ILSVRC 2012 as root/{train,val}/<id>/<picture>, or its three archives, which torchvision checks and unpacks."""
     root = Path(dataset.root)
     if not (root / "train").is_dir() and (root / "ILSVRC2012_img_train.tar").is_file():
@@ -90,27 +92,27 @@ def imagenet(dataset: config.Pictures, data_seed: int) -> Trees:
     return Trees(dataset, data_seed, root / "train", root / "val", lambda ids: _names(root, ids))
 
 
-def imagenette(dataset: config.Imagenette, data_seed: int) -> Trees:
+def imagenette(dataset: config.Imagenette, data_seed: int, _: Progress) -> Trees:
     """Ten easy classes of ImageNet, as torchvision's Imagenette lays them out."""
     root = Path(dataset.root)
     folder = root / ("imagenette2" if dataset.size == "full" else f"imagenette2-{dataset.size[:-2]}")
 
-    def opened(download: bool = False):
+    def names(ids: Sequence[str]) -> dict[str, str]:
         from torchvision.datasets import Imagenette
 
-        return Imagenette(str(root), size=dataset.size, download=download)
-
-    def names(ids: Sequence[str]) -> dict[str, str]:
-        known = opened()
+        try:
+            known = Imagenette(str(root), size=dataset.size)
+        except (OSError, RuntimeError) as error:
+            raise ValueError(f"dataset.root={root}: not the whole of Imagenette ({error})") from error
         words = dict(zip(known.wnids, (", ".join(c) for c in known.classes), strict=True))
         return {key: words.get(key, key) for key in ids}
 
     if dataset.download and not folder.is_dir():
-        try:
+        from torchvision.datasets import Imagenette
+
+        with fetching("Imagenette"):
             root.mkdir(parents=True, exist_ok=True)
-            opened(download=True)
-        except (OSError, RuntimeError) as error:
-            raise OSError(f"dataset.download: Imagenette could not be fetched ({error})") from error
+            Imagenette(str(root), size=dataset.size, download=True)
     if not folder.is_dir():
         raise ValueError(f"dataset.root={root}: no {folder.name} in it; set dataset.download=true to fetch Imagenette")
     return Trees(dataset, data_seed, folder / "train", folder / "val", names)

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from .. import config
+from ..console import Progress
+from .download import fetching
 from .listing import Listing, Picture
 from .subset import choose_classes, thin
 
@@ -66,7 +68,7 @@ class Cifar(InMemory):
 
     FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
 
-    def __init__(self, dataset: config.Pictures, data_seed: int) -> None:
+    def __init__(self, dataset: config.Pictures, data_seed: int, _: Progress) -> None:
         self.dataset = dataset
         folder = Path(dataset.root) / self.FOLDERS[dataset.name]
         if dataset.download and not folder.is_dir():
@@ -84,17 +86,15 @@ class Cifar(InMemory):
         return kind(self.dataset.root, train, download=download)
 
     def _download(self) -> None:
-        try:
+        with fetching(self.dataset.name):
             Path(self.dataset.root).mkdir(parents=True, exist_ok=True)
             self.open(True, download=True)
-        except (OSError, RuntimeError) as error:
-            raise OSError(f"dataset.download: {self.dataset.name} could not be fetched ({error})") from error
 
 
 class FashionMNIST(InMemory):
     """The four original files, plain or .gz, in root or where torchvision puts them (root/FashionMNIST/raw)."""
 
-    def __init__(self, dataset: config.Pictures, data_seed: int) -> None:
+    def __init__(self, dataset: config.Pictures, data_seed: int, _: Progress) -> None:
         self.dataset = dataset
         files = self._found()
         if files is None and dataset.download:
@@ -132,7 +132,5 @@ class FashionMNIST(InMemory):
     def _download(self) -> None:
         from torchvision import datasets
 
-        try:
+        with fetching(self.dataset.name):
             datasets.FashionMNIST(self.dataset.root, download=True)
-        except (OSError, RuntimeError) as error:
-            raise OSError(f"dataset.download: fashion_mnist could not be fetched ({error})") from error

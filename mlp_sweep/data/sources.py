@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from .. import config
+from ..console import Progress
 from .folders import image_folder, imagenet, imagenette
 from .in_memory import Cifar, FashionMNIST
 from .listing import Source
@@ -19,7 +20,8 @@ SOURCES: dict[str, Callable[..., Source]] = {
 }
 
 
-def source(dataset: config.Pictures, data_seed: int) -> Source:
+def source(dataset: config.Pictures, data_seed: int, progress: Progress) -> Source:
+    """The set's source, fetched first where it is missing and dataset.download says so."""
     if dataset.name not in SOURCES:
         raise ValueError(f"dataset.name={dataset.name}: must be synthetic or one of {', '.join(SOURCES)}")
-    return SOURCES[dataset.name](dataset, data_seed)
+    return SOURCES[dataset.name](dataset, data_seed, progress)

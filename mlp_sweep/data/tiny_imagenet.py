@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Protocol
 
 from .. import config
+from ..console import Progress
 from .archive import Archive
+from .download import download
 from .folders import EXTENSIONS, pictures_in
 from .listing import Listing, Picture
 from .subset import choose_classes, thin
@@ -26,9 +28,11 @@ class Files(Protocol):
 
 
 class TinyImageNet:
-    def __init__(self, dataset: config.TinyImageNet, data_seed: int) -> None:
+    def __init__(self, dataset: config.TinyImageNet, data_seed: int, progress: Progress) -> None:
         self.dataset, self.data_seed = dataset, data_seed
         root = Path(dataset.root)
+        if dataset.download and not root.exists():
+            download(dataset.url, dataset.md5, root, progress)
         if root.is_dir():
             inner = root / "tiny-imagenet-200"
             self.files: Files = _Folder(inner if inner.is_dir() else root)
