@@ -6,6 +6,7 @@
 
 import hashlib
 import json
+import math
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ from .listing import Listing, Source
 from .prepare import CHUNK, Chunk, decoded
 from .sources import source
 from .synthetic import pictures
-from .writer import FORMAT, RECORD, SPLITS, Writer, checksum
+from .writer import FORMAT, PARTIAL, RECORD, SPLITS, Writer, checksum
 
 PLACE_ONLY = ("root", "download", "verify")  # settings that say where pictures are, not which or how
 
@@ -53,13 +54,15 @@ def load(dataset: config.Dataset, data_seed: int, data_dir: str, progress: conso
     spec = {key: value for key, value in asdict(dataset).items() if key not in PLACE_ONLY}
     request = _hash([FORMAT, spec, found.fingerprint if found else None, data_seed])
     pointer = root / "requests" / request
-    if not _whole(folder := _target(pointer), dataset.verify):
+    arrays = _opened(_target(pointer), dataset.verify)
+    if arrays is None:
         with _writing(root):
-            if not _whole(folder := _target(pointer)):  # nobody else has made it since
-                folder = _prepare(root, dataset, found, data_seed, progress)
-                pointer.parent.mkdir(parents=True, exist_ok=True)
-                pointer.write_text(folder.name)
-    return _open(folder)
+            arrays = _opened(_target(pointer), dataset.verify)  # somebody else may have made it since
+            if arrays is None:
+                arrays = _prepare(root, dataset, found, data_seed, progress)
+                pointer.parent.mkdir(exist_ok=True)
+                pointer.write_text(arrays.folder.name)
+    return arrays
 
 
 def _hash(value: Any) -> str:
@@ -67,24 +70,25 @@ def _hash(value: Any) -> str:
 
 
 def _target(pointer: Path) -> Path:
-    name = pointer.read_text() if pointer.is_file() else ""
+    name = pointer.read_bytes().decode(errors="replace") if pointer.is_file() else ""
     return pointer.parent.parent / (Path(name).name or "nothing-yet")
 
 
-def _whole(folder: Path, every_byte: bool = False) -> bool:
-    """Whether the folder is a cache of this format with nothing missing or changed.
+def _opened(folder: Path, every_byte: bool = False) -> Arrays | None:
+    """The arrays of a folder that is a cache of this format with nothing missing or changed, else None.
 
-    By sizes and the labels' checksums, which takes milliseconds, or by every byte (0.4 s for 500 MB).
+    Judged by sizes and the labels' checksums, which takes milliseconds, or by every byte (0.5 s for 500 MB).
     """
     try:
         record = json.loads((folder / RECORD).read_text())
-        sizes, sums = record["sizes"], record["sha256"]
         same = record["format"] == FORMAT
-        same = same and all((folder / name).stat().st_size == size for name, size in sizes.items())
-        same = same and all(checksum(folder / name) == digest for name, digest in sums.items())
-        return same and (not every_byte or _fingerprint(_open(folder)) == record["fingerprint"])
+        same = same and all((folder / name).stat().st_size == size for name, size in record["sizes"].items())
+        same = same and all(checksum(folder / name) == digest for name, digest in record["sha256"].items())
+        arrays = _open(folder, record)
+        same = same and (not every_byte or _fingerprint(arrays) == record["fingerprint"])
+        return arrays if same else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # not there, or not ours
-        return False
+        return None
 
 
 def _fingerprint(arrays: Arrays) -> str:
@@ -96,8 +100,7 @@ def _fingerprint(arrays: Arrays) -> str:
     return digest.hexdigest()
 
 
-def _open(folder: Path) -> Arrays:
-    record = json.loads((folder / RECORD).read_text())
+def _open(folder: Path, record: dict[str, Any]) -> Arrays:
     # Copy-on-write: torch wants a writable array, the file stays as it is.
     arrays = {
         f"{split}_{kind}": np.load(folder / f"{split}_{kind}.npy", mmap_mode="c", allow_pickle=False)
@@ -131,38 +134,48 @@ def _writing(root: Path) -> Iterator[None]:
             console.notice(f"another process prepares pictures in {root}: waiting for it")
             lock.acquire()
         try:
-            for leftover in root.glob("*.partial-*"):
+            for leftover in root.glob(f"*{PARTIAL}"):
                 shutil.rmtree(leftover, ignore_errors=True)
             yield
         finally:
             lock.release()
     except OSError as error:
-        if error.errno is None:  # one of ours, with its own words
+        elsewhere = error.filename and not Path(error.filename).is_relative_to(root)
+        if error.errno is None or elsewhere:  # one of ours, with its own words, or of the set's folder
             raise
         raise OSError(f"data_dir={root.parent}: pictures cannot be kept there ({error.strerror})") from error
 
 
 def _prepare(
     root: Path, dataset: config.Dataset, found: Source | None, data_seed: int, progress: console.Progress
-) -> Path:
-    """The folder of this request, made now unless another request has made the same."""
+) -> Arrays:
+    """The arrays of this request, made now unless another request has made the same."""
     if found is None:
         assert isinstance(dataset, config.Synthetic)
-        return _generate(root, dataset, data_seed, progress)
-    assert isinstance(dataset, config.Pictures)
-    listing = found.listing()
-    rules = [dataset.image_size, dataset.resize, dataset.interpolation, dataset.color, dataset.on_error]
-    key = _hash([FORMAT, found.fingerprint, rules, listing.classes, listing.train, listing.val])
-    folder = root / f"{dataset.name}-{key}"
-    if not _whole(folder, dataset.verify):
+        folder = root / f"{dataset.name}-{_hash([FORMAT, asdict(dataset) | {'verify': None}, data_seed])}"
+        _generate(folder, dataset, data_seed, progress)
+    else:
+        assert isinstance(dataset, config.Pictures)
+        listing = found.listing()
+        rules = [dataset.image_size, dataset.resize, dataset.interpolation, dataset.color, dataset.on_error]
+        key = _hash([FORMAT, found.fingerprint, rules, listing.classes, listing.train, listing.val])
+        folder = root / f"{dataset.name}-{key}"
+        if made := _opened(folder, dataset.verify):
+            return made
         _decode(folder, dataset, listing, progress)
-    return folder
+    made = _opened(folder)
+    assert made
+    return made
 
 
 def _decode(folder: Path, dataset: config.Pictures, listing: Listing, progress: console.Progress) -> None:
     shape_CHW = (1 if dataset.color == "grey" else 3, dataset.image_size, dataset.image_size)
+    total = len(listing.train) + len(listing.val)
+    needed, free = total * math.prod(shape_CHW), shutil.disk_usage(folder.parent).free
+    if needed > free:
+        where = folder.parent.parent
+        raise OSError(f"data_dir={where}: the pictures take {needed / 1e6:,.1f} MB, and {free / 1e6:,.1f} MB are free")
     with Writer(folder) as writer:
-        total = len(listing.train) + len(listing.val)
         with progress.task("preparing pictures", total, "pictures") as bar:
             for name, split in (("train", listing.train), ("val", listing.val)):
                 writer.split(name, shape_CHW, decoded(listing, split, dataset, bar.advance), listing.classes)
@@ -171,8 +184,7 @@ def _decode(folder: Path, dataset: config.Pictures, listing: Listing, progress: 
         console.notice(f"{len(writer.skipped)} pictures could not be decoded and are left out: {folder / RECORD}")
 
 
-def _generate(root: Path, dataset: config.Synthetic, data_seed: int, progress: console.Progress) -> Path:
-    folder = root / f"{dataset.name}-{_hash([FORMAT, asdict(dataset) | {'verify': None}, data_seed])}"
+def _generate(folder: Path, dataset: config.Synthetic, data_seed: int, progress: console.Progress) -> None:
     with progress.task("generating pictures", None, "pictures"):
         train_x, train_y, val_x, val_y = pictures(dataset, data_seed)
     classes = [f"class {i}" for i in range(int(train_y.max()) + 1)]
@@ -180,4 +192,3 @@ def _generate(root: Path, dataset: config.Synthetic, data_seed: int, progress: c
         writer.split("train", train_x.shape[1:], [Chunk.of(train_x, train_y)], classes)
         writer.split("val", val_x.shape[1:], [Chunk.of(val_x, val_y)], classes)
         writer.finish(classes, classes)
-    return folder

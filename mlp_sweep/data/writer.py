@@ -14,13 +14,14 @@ from .prepare import Chunk
 
 FORMAT = 2  # raised whenever the same request would make other bytes or another record
 RECORD = "record.json"
+PARTIAL = ".partial"  # ending of a folder that is not whole yet
 SPLITS = ("train", "val")
 
 
 class Writer:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
+        self.partial = folder.with_name(f"{folder.name}{PARTIAL}")
         self.fingerprint = hashlib.sha256()
         self.label_sums: dict[str, str] = {}
         self.skipped: dict[str, str] = {}
