@@ -94,6 +94,12 @@ class Optimizer:
 
 
 @dataclass
+class Augment:
+    flip: bool  # mirror each training picture left to right, or not, by a coin
+    shift: int  # pixels that it is moved at most, each way
+
+
+@dataclass
 class Run:
     """All that decides the numbers of one training run, and where its pictures are kept."""
 
@@ -101,6 +107,7 @@ class Run:
     model: Model
     activation: Activation
     optimizer: Optimizer
+    augment: Augment
     roll: int
     seed: int
     data_seed: int
@@ -208,6 +215,7 @@ def check(run: Run) -> None:
     )
     need(all(width >= 1 for width in run.model.hidden), "model.hidden", run.model.hidden, "widths of 1 or more")
     need(data.image_size >= 1, "dataset.image_size", data.image_size, "1 or more")
+    need(0 <= run.augment.shift < data.image_size, "augment.shift", run.augment.shift, "in [0, dataset.image_size)")
     if data.num_classes is not None:
         need(data.num_classes >= 2, "dataset.num_classes", data.num_classes, "2 or more (C = 10 + roll unless set)")
     if isinstance(data, Synthetic):

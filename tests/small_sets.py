@@ -21,15 +21,16 @@ NAMES = ["goldfish, Carassius auratus", "European fire salamander", "tabby, tabb
 
 
 @functools.cache
-def _composed(group: str) -> config.Dataset:
+def run_settings(group: str) -> config.Run:
+    """What `dataset=<group>` and the defaults compose to."""
     overrides = [f"dataset={group}"] + ([] if group == "synthetic" else ["dataset.root=nowhere"])
     with initialize_config_dir(str(config.CONF_DIR), version_base="1.3"):
-        return config.to_run(compose("config", overrides))[0].dataset
+        return config.to_run(compose("config", overrides))[0]
 
 
 def settings(group: str, **changes: object) -> config.Dataset:
-    """What `dataset=<group> dataset.<key>=<value> ...` composes to."""
-    return dataclasses.replace(_composed(group), **changes)  # type: ignore[arg-type]
+    """The data set of `dataset=<group> dataset.<key>=<value> ...`."""
+    return dataclasses.replace(run_settings(group).dataset, **changes)  # type: ignore[arg-type]
 
 
 def arrays(dataset: config.Dataset, data_dir: Path, data_seed: int = 0) -> Arrays:
