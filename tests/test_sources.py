@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from small_sets import IDS, NAMES, arrays, encoded, picture, picture_tree, settings, tiny_imagenet_tree, zipped
 
+REAL = os.environ.get("MLP_SWEEP_TINY_IMAGENET")
+
 
 @pytest.fixture(scope="module")
 def tiny_tree(tmp_path_factory):
@@ -158,3 +160,26 @@ def test_a_class_without_a_picture(folder_tree, tmp_path):
 def test_a_class_of_one_picture_cannot_be_split(tmp_path):
     tree = picture_tree(tmp_path / "set", ["ant", "bee"], 1)
     refused(settings("image_folder", root=str(tree), num_classes=2), tmp_path / "data", "dataset.root", "one picture")
+
+
+@pytest.mark.skipif(not REAL, reason="MLP_SWEEP_TINY_IMAGENET does not name the archive")
+def test_the_real_archive(tmp_path):
+    made = arrays(settings("tiny_imagenet", root=str(REAL)), tmp_path)
+    assert made.train_x.shape == (36_000, 3, 64, 64) and made.val_x.shape == (3_600, 3, 64, 64)
+    assert set(np.bincount(made.train_y)) == {500} and set(np.bincount(made.val_y)) == {50}
+    assert made.names[0] == "goldfish, Carassius auratus" and not made.skipped
+    np.testing.assert_allclose(made.mean_C, [120.375, 114.520, 98.319], atol=0.05)
+    two = arrays(settings("tiny_imagenet", root=str(REAL), classes=["goldfish", "n02123045"]), tmp_path)
+    assert two.classes == ["n01443537", "n02123045"]
+    goldfish = np.flatnonzero(made.train_y == 0)
+    np.testing.assert_array_equal(two.train_x[two.train_y == 0], made.train_x[goldfish])
+
+
+def test_classes_by_name(tiny_tree, tmp_path):
+    dataset = settings("tiny_imagenet", root=str(tiny_tree), classes=["Goldfish", "tabby, tabby cat"])
+    assert arrays(dataset, tmp_path).classes == [IDS[0], IDS[2]]
+
+
+def test_more_samples_than_a_class_has(tiny_tree, tmp_path):
+    dataset = settings("tiny_imagenet", root=str(tiny_tree), num_classes=2, samples_per_class=7)
+    refused(dataset, tmp_path, "dataset.samples_per_class=7", "has 6 training pictures")

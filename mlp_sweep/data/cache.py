@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from .. import config, console
 from .listing import Listing, Source
-from .prepare import CHUNK, Chunk, decoded
+from .prepare import Chunk, decoded
 from .sources import source
 from .synthetic import pictures
 from .writer import FORMAT, PARTIAL, RECORD, SPLITS, Writer, checksum
@@ -94,8 +94,8 @@ def _opened(folder: Path, every_byte: bool = False) -> Arrays | None:
 def _fingerprint(arrays: Arrays) -> str:
     digest = hashlib.sha256()
     for x_NCHW, y_N in ((arrays.train_x, arrays.train_y), (arrays.val_x, arrays.val_y)):
-        for start in range(0, len(x_NCHW), CHUNK):
-            digest.update(x_NCHW[start : start + CHUNK].data)
+        for x_CHW in x_NCHW:
+            digest.update(x_CHW.data)
         digest.update(y_N.astype("<i8").tobytes())
     return digest.hexdigest()
 

@@ -1,8 +1,9 @@
 """Listed pictures to uint8 chunks, decoded on all cores, with the sums that mean and deviation are made of."""
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,8 +11,8 @@ import numpy as np
 from .. import config
 from .listing import Listing, Picture
 
-CHUNK = 1024  # pictures held in memory at a time: 12.6 MB of 64 x 64
 STEP = 32  # pictures a thread takes at a time; the decoders let go of the interpreter's lock
+AHEAD = 32  # such parts that wait to be written: 12.6 MB of 64 x 64
 
 
 @dataclass
@@ -57,7 +58,10 @@ def decoded(
         return chunk
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for start in range(0, len(split), CHUNK):
-            chunk = split[start : start + CHUNK]
-            parts = list(pool.map(part, (chunk[i : i + STEP] for i in range(0, len(chunk), STEP))))
-            yield from parts
+        parts: deque[Future[Chunk]] = deque()
+        for start in range(0, len(split), STEP):
+            if len(parts) == AHEAD:
+                yield parts.popleft().result()
+            parts.append(pool.submit(part, split[start : start + STEP]))
+        while parts:
+            yield parts.popleft().result()
