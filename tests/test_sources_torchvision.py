@@ -176,6 +176,14 @@ def test_imagenet_as_archives(tmp_path, monkeypatch):
     assert np.abs(tench - np.asarray(picture(52), float)).mean() < 4  # the devkit's class 2
 
 
+def test_a_half_unpacked_imagenet(tmp_path, monkeypatch):
+    imagenet_archives(tmp_path / "set", monkeypatch)
+    (tmp_path / "set/train").mkdir()
+    (tmp_path / "set/train/n03126707.tar").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"dataset\.root.*broken off"):
+        arrays(settings("imagenet", root=str(tmp_path / "set"), num_classes=2), tmp_path / "data")
+
+
 def test_a_wrong_imagenet_archive(tmp_path, monkeypatch):
     imagenet_archives(tmp_path / "set", monkeypatch)
     (tmp_path / "set/ILSVRC2012_img_train.tar").write_bytes(b"something else")

@@ -75,19 +75,23 @@ def image_folder(dataset: config.ImageFolder, data_seed: int, _: Progress) -> Tr
 def imagenet(dataset: config.Pictures, data_seed: int, _: Progress) -> Trees:
     """ILSVRC 2012 as root/{train,val}/<id>/<picture>, or its three archives, which torchvision checks and unpacks."""
     root = Path(dataset.root)
-    if not (root / "train").is_dir() and (root / "ILSVRC2012_img_train.tar").is_file():
-        from torchvision.datasets import ImageNet
+    for split in ("train", "val"):
+        if not (root / split).is_dir() and (root / f"ILSVRC2012_img_{split}.tar").is_file():
+            from torchvision.datasets import ImageNet
 
-        for split in ("train", "val"):
             try:
                 ImageNet(str(root), split)
             except RuntimeError as error:
                 raise ValueError(f"dataset.root={root}: {' '.join(str(error).split())}") from error
-    for split in ("train", "val"):
         if not (root / split).is_dir():
             raise ValueError(
                 f"dataset.root={root}: no folder {split} in it; ImageNet may not be fetched for you: get ILSVRC 2012 "
                 "from image-net.org and put its archives, or train/<id>/ and val/<id>/, there"
+            )
+        if any(entry.name.endswith((".tar", ".JPEG")) for entry in os.scandir(root / split)):
+            raise ValueError(
+                f"dataset.root: {root / split} holds files outside its class folders, as an unpacking that was broken "
+                "off leaves them; delete it to unpack anew, or sort them into folders"
             )
     return Trees(dataset, data_seed, root / "train", root / "val", lambda ids: _names(root, ids))
 

@@ -76,9 +76,10 @@ def free_memory() -> int:
     free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
     for line in Path("/proc/self/cgroup").read_text().splitlines():
         _, controllers, group = line.split(":", 2)
-        within = Path("/sys/fs/cgroup", "memory" if controllers == "memory" else "", group.lstrip("/"))
-        for name in ("memory.limit_in_bytes", "memory.max"):  # of version 1 and 2
-            limit = (within / name).read_text().strip() if (within / name).is_file() else ""
-            if limit.isdigit():
-                free = min(free, int(limit))
+        root = Path("/sys/fs/cgroup", "memory" if controllers == "memory" else "")
+        for folder in (root, root / group.lstrip("/")):  # in a container its own group is the root
+            for path in (folder / "memory.limit_in_bytes", folder / "memory.max"):  # of version 1 and 2
+                limit = path.read_text().strip() if path.is_file() else ""
+                if limit.isdigit():
+                    free = min(free, int(limit))
     return free

@@ -65,7 +65,7 @@ class TinyImageNet:
         return Listing(classes, [names[name] for name in classes], train, val, files.read)
 
     def _lines(self, name: str) -> list[str]:
-        return self.files.read(name).decode().splitlines()
+        return self.files.read(name).decode(errors="replace").splitlines()
 
 
 class _Folder:
