@@ -88,7 +88,7 @@ def imagenet(dataset: config.Pictures, data_seed: int, _: Progress) -> Trees:
                 f"dataset.root={root}: no folder {split} in it; ImageNet may not be fetched for you: get ILSVRC 2012 "
                 "from image-net.org and put its archives, or train/<id>/ and val/<id>/, there"
             )
-        if any(entry.name.endswith((".tar", ".JPEG")) for entry in os.scandir(root / split)):
+        if any(name.endswith((".tar", ".JPEG")) for name in os.listdir(root / split)):
             raise ValueError(
                 f"dataset.root: {root / split} holds files outside its class folders, as an unpacking that was broken "
                 "off leaves them; delete it to unpack anew, or sort them into folders"
