@@ -22,6 +22,11 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("highest", "high", "medium")
 UNDECISIVE = ("roll", "data_dir", "dry_run", "fail_fast")  # act through other settings, or on no number at all
 WITH_SLOPE = ("scaled",)  # the activations that have a slope r
+RESIZES = ("crop", "squash")
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")  # all but nearest with antialiasing
+COLORS = ("rgb", "grey")
+ON_ERROR = ("raise", "skip")
+IMAGENETTE_SIZES = ("full", "320px", "160px")
 
 
 @dataclass
@@ -29,6 +34,7 @@ class Dataset:
     name: str
     num_classes: int | None  # None: every class there is
     image_size: int  # pixels a side
+    verify: bool  # read the whole cache and compare it with its checksum
 
 
 @dataclass
@@ -38,19 +44,34 @@ class Synthetic(Dataset):
 
 
 @dataclass
-class TinyImageNet(Dataset):
+class Pictures(Dataset):
+    """A set of real pictures: where it is, which of them, and how they are made arrays."""
+
     root: str
+    download: bool
     classes: list[str] | None
     samples_per_class: int | None
+    resize: str
+    interpolation: str
+    color: str
+    on_error: str
 
 
 @dataclass
-class ImageFolder(Dataset):
-    root: str
+class TinyImageNet(Pictures):
+    url: str
+    md5: str
+
+
+@dataclass
+class ImageFolder(Pictures):
     val_root: str | None
     val_fraction: float
-    classes: list[str] | None
-    samples_per_class: int | None
+
+
+@dataclass
+class Imagenette(Pictures):
+    size: str  # full, or pictures of this shorter side
 
 
 @dataclass
@@ -75,6 +96,12 @@ class Optimizer:
 
 
 @dataclass
+class Augment:
+    flip: bool  # mirror each training picture left to right, or not, by a coin
+    shift: int  # pixels that it is moved at most, each way
+
+
+@dataclass
 class Run:
     """All that decides the numbers of one training run, and where its pictures are kept."""
 
@@ -82,6 +109,7 @@ class Run:
     model: Model
     activation: Activation
     optimizer: Optimizer
+    augment: Augment
     roll: int
     seed: int
     data_seed: int
@@ -131,8 +159,10 @@ def differences(theirs: dict[str, Any], run: Run, free: tuple[str, ...] = ()) ->
 SCHEMAS = {  # (group, name) -> dataclass, as cli.py registers them with Hydra
     (None, "schema"): Run,
     ("schema/dataset", "synthetic"): Synthetic,
+    ("schema/dataset", "pictures"): Pictures,
     ("schema/dataset", "tiny_imagenet"): TinyImageNet,
     ("schema/dataset", "image_folder"): ImageFolder,
+    ("schema/dataset", "imagenette"): Imagenette,
 }
 
 
@@ -234,6 +264,7 @@ def check(run: Run) -> None:
     need(all(width >= 1 for width in run.model.hidden), "model.hidden", run.model.hidden, "widths of 1 or more")
     need(not run.model.hidden or run.model.name != "linear", "model.hidden", run.model.hidden, "[] with model=linear")
     need(data.image_size >= 1, "dataset.image_size", data.image_size, "1 or more")
+    need(0 <= run.augment.shift < data.image_size, "augment.shift", run.augment.shift, "in [0, dataset.image_size)")
     if data.num_classes is not None:
         need(data.num_classes >= 2, "dataset.num_classes", data.num_classes, "2 or more (C = 10 + roll unless set)")
     if isinstance(data, Synthetic):
@@ -242,5 +273,17 @@ def check(run: Run) -> None:
     samples = getattr(data, "samples_per_class", None)
     if samples is not None:
         need(samples >= 1, "dataset.samples_per_class", samples, "1 or more")
+    if isinstance(data, Pictures):
+        for key, allowed in (
+            ("resize", RESIZES),
+            ("interpolation", INTERPOLATIONS),
+            ("color", COLORS),
+            ("on_error", ON_ERROR),
+        ):
+            value = getattr(data, key)
+            need(value in allowed, f"dataset.{key}", value, f"one of {', '.join(allowed)}")
+        need(data.classes is None or len(set(data.classes)) >= 2, "dataset.classes", data.classes, "two or more")
+    if isinstance(data, Imagenette):
+        need(data.size in IMAGENETTE_SIZES, "dataset.size", data.size, f"one of {', '.join(IMAGENETTE_SIZES)}")
     if isinstance(data, ImageFolder):
         need(0 < data.val_fraction < 1, "dataset.val_fraction", data.val_fraction, "between 0 and 1")

@@ -22,10 +22,10 @@ def events(stack: Stack, progress: console.Progress, bar: console.Bar) -> Iterat
     torch.set_float32_matmul_precision(run.matmul_precision)
     arrays = load(run.dataset, run.data_seed, run.data_dir, progress)
     train_split, val_split = (
-        Batches(x, y, arrays.mean_C, arrays.std_C, run.batch_size, device)
-        for x, y in ((arrays.train_x, arrays.train_y), (arrays.val_x, arrays.val_y))
+        Batches(x, y, arrays.mean_C, arrays.std_C, run.batch_size, device, augment=augment)
+        for x, y, augment in ((arrays.train_x, arrays.train_y, run.augment), (arrays.val_x, arrays.val_y, None))
     )
-    features, classes = train_split.x_ND.shape[1], len(arrays.classes)
+    features, classes = train_split.features, len(arrays.classes)
     runs = [member.run for member in stack.members]
     engine = engines.build(runs, stack.stackable, features, classes, device)
     for slot, member in enumerate(stack.members):

@@ -42,7 +42,7 @@ def fit(
     for epoch in epochs:
         started = time.perf_counter()
         x_BD, losses, rights = train.x_ND[:0], [], []
-        for x_BD, y_B in train(order(data_seed, epoch, train.count)):
+        for x_BD, y_B in train(order(data_seed, epoch, train.count), (data_seed, epoch)):
             loss_M, right_M = engine.step(x_BD, y_B)
             losses.append(loss_M.clone())
             rights.append(right_M.clone())

@@ -1,0 +1,99 @@
+"""A cache folder being made: written under another name, summed as it goes, renamed when whole."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from .prepare import Chunk
+
+FORMAT = 2  # raised whenever the same request would make other bytes or another record
+RECORD = "record.json"
+PARTIAL = ".partial"  # ending of a folder that is not whole yet
+SPLITS = ("train", "val")
+
+
+class Writer:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.partial = folder.with_name(f"{folder.name}{PARTIAL}")
+        self.fingerprint = hashlib.sha256()
+        self.label_sums: dict[str, str] = {}
+        self.skipped: dict[str, str] = {}
+        self.mean_C = self.std_C = np.empty(0)
+
+    def __enter__(self) -> "Writer":
+        self.partial.mkdir(parents=True)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        shutil.rmtree(self.partial, ignore_errors=True)
+
+    def split(self, name: str, shape_CHW: Sequence[int], chunks: Iterable[Chunk], classes: Sequence[str]) -> None:
+        """Writes a split's arrays. ValueError where skipping left a class without a picture."""
+        sum_C, squares_C = np.zeros((2, shape_CHW[0]), np.uint64)
+        labels = []
+        with open(self.partial / f"{name}_x.npy", "wb") as file:
+            begin = _header(file, (0, *shape_CHW))
+            for chunk in chunks:
+                self.fingerprint.update(chunk.x_NCHW.data)
+                file.write(chunk.x_NCHW.data)
+                sum_C += chunk.sum_C
+                squares_C += chunk.squares_C
+                labels.append(chunk.y_N)
+                self.skipped |= chunk.skipped
+            y_N = np.concatenate(labels)
+            file.seek(0)  # the count is known only now that the skipped ones are
+            assert _header(file, (len(y_N), *shape_CHW)) == begin
+        empty = sorted(set(range(len(classes))) - set(y_N.tolist()))
+        if empty:
+            raise ValueError(
+                f"dataset.on_error=skip: no {name} picture is left of class {', '.join(classes[i] for i in empty)}"
+            )
+        if name == "train":
+            count = len(y_N) * shape_CHW[1] * shape_CHW[2]
+            self.mean_C = sum_C / count
+            self.std_C = np.sqrt(np.maximum(squares_C / count - self.mean_C**2, 1e-12))
+        np.save(self.partial / f"{name}_y.npy", y_N)
+        self.fingerprint.update(y_N.astype("<i8").tobytes())
+        self.label_sums[f"{name}_y.npy"] = checksum(self.partial / f"{name}_y.npy")
+
+    def finish(self, classes: list[str], names: list[str]) -> None:
+        record: dict[str, Any] = {
+            "format": FORMAT,
+            "fingerprint": self.fingerprint.hexdigest(),  # of train_x, train_y, val_x and val_y, less their headers
+            "classes": classes,
+            "names": names,
+            "mean": self.mean_C.tolist(),
+            "std": self.std_C.tolist(),
+            "skipped": self.skipped,
+            "sizes": {path.name: path.stat().st_size for path in sorted(self.partial.glob("*.npy"))},
+            "sha256": self.label_sums,
+        }
+        for path in self.partial.iterdir():
+            _sync(path)  # or a power cut could leave a renamed folder of empty files
+        record_path = self.partial / RECORD
+        record_path.write_text(json.dumps(record, indent=1))
+        _sync(record_path)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        os.rename(self.partial, self.folder)
+
+
+def checksum(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _header(file: BinaryIO, shape: tuple[int, ...]) -> int:
+    """Writes the .npy header of a uint8 array, padded to the same length whatever the shape, and says where it ends."""
+    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    return file.tell()
+
+
+def _sync(path: Path) -> None:
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
