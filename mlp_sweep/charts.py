@@ -109,8 +109,8 @@ def _reference_line(ax: Axes, runs: pd.DataFrame, column: str) -> None:
 def _mark_diverged(ax: Axes, sweep: Sweep, palette: dict, names: list[str]) -> None:
     """A cross at the upper edge where a run left the finite numbers, those of one epoch side by side."""
     runs = sweep.runs[sweep.runs.outcome == "diverged"]
-    ends = sweep.epochs[sweep.epochs.path.isin(runs.path)].groupby("path").epoch.max()
-    marks = runs.assign(epoch=runs.path.map(ends)).groupby(["configuration", "epoch"], sort=False).size()
+    ends = sweep.epochs[sweep.epochs.run.isin(runs.run)].groupby("run").epoch.max()
+    marks = runs.assign(epoch=runs.run.map(ends)).groupby(["configuration", "epoch"], sort=False).size()
     at: dict[int, int] = {}
     for name, epoch in marks.index:
         offset = 0.28 * at.get(epoch, 0)

@@ -5,15 +5,15 @@ import sys
 import time
 from pathlib import Path
 
-from . import aggregate, charts
+from . import aggregate, charts, statistics
 
 
 def write(paths: list[Path], out: Path) -> Path:
     """Writes charts (PNG, SVG), epochs.csv and summary.csv into `out`, and returns it. ValueError: nothing to read."""
     sweep = aggregate.read(paths)
     out.mkdir(parents=True, exist_ok=True)
-    sweep.epochs.drop(columns="path").to_csv(out / "epochs.csv", index=False)
-    aggregate.summary(sweep).to_csv(out / "summary.csv", index=False)
+    sweep.epochs.drop(columns="run").to_csv(out / "epochs.csv", index=False)
+    statistics.summary(sweep).to_csv(out / "summary.csv", index=False)
     for name, (column, title) in charts.CURVES.items():
         charts.save(charts.curves(sweep, column, title), out / name)
     return out
