@@ -39,10 +39,10 @@ class Sweep:
 
 def read(paths: list[Path]) -> Sweep:
     """Every run at or below the paths, which may be globs. ValueError where there is none that can be read."""
-    folders, left_out = _folders(paths)
+    places, left_out = folders(paths)
     found: dict[str, tuple[dict[str, Any], list[str], list[list[float]]]] = {}
     copies: list[tuple[str, str]] = []
-    for folder in folders:
+    for folder in places:
         try:
             run = _run(folder)
             columns, rows = run_dir.read_metrics(folder)
@@ -76,16 +76,17 @@ def shown(text: Any) -> str:
     return str(text).encode(errors="replace").decode()
 
 
-def _folders(paths: list[Path]) -> tuple[list[Path], list[tuple[str, str]]]:
-    folders: dict[Path, None] = {}
+def folders(paths: list[Path]) -> tuple[list[Path], list[tuple[str, str]]]:
+    """The run directories at or below the paths, each once, and the paths that have none."""
+    found: dict[Path, None] = {}
     left_out = []
     for path in paths:
         named = [path] if path.exists() else [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
         runs = [run for place in named for run in run_dir.find_runs(place)]
-        folders |= dict.fromkeys(run.resolve() for run in runs)
+        found |= dict.fromkeys(run.resolve() for run in runs)
         if not runs:
             left_out.append((shown(path), "no run in it" if named else "no such folder"))
-    return list(folders), left_out
+    return list(found), left_out
 
 
 def _run(folder: Path) -> dict[str, Any]:

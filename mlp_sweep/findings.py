@@ -50,6 +50,11 @@ class Finding:
         return HOLDS if FOR in sides else UNKNOWN
 
     @property
+    def mixed(self) -> bool:
+        """Whether the claim fails as a rule, though some configuration speaks for it."""
+        return {FOR, AGAINST} <= {item.side for item in self.evidence}
+
+    @property
     def words(self) -> str:
         """The configurations by what they say, in one or two sentences."""
         by_side = {side: [e.configuration for e in self.evidence if e.side == side] for side in self.sides}

@@ -178,7 +178,11 @@ def _log_axis(ax: Axes, runs: pd.DataFrame, x: str) -> None:
     ax.set_xlabel(X[x])
     form = FuncFormatter(lambda value, _: f"{value:.4g}")
     if len(ticks) <= 12:
-        ax.set_xticks(ticks)
+        room = np.log(ticks[-1] / ticks[0]) / 16  # what a label takes of the axis
+        kept = [ticks[0]]
+        for tick in ticks[1:]:
+            kept += [tick] if np.log(tick / kept[-1]) >= room else []
+        ax.set_xticks(kept)
         ax.xaxis.set_minor_locator(NullLocator())
         if x == "activation.r" and len(rates) == 1:
             form = FuncFormatter(lambda r, _: f"{r:.4g}\n{rates[0] * r * r:.3g}")
