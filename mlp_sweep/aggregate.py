@@ -96,7 +96,8 @@ def _run(folder: Path) -> dict[str, Any]:
     if not isinstance(settings, dict):
         raise ValueError(f"status.json: no settings in it ({status.get('reason') or 'no run started'})")
     run = _flat(settings)
-    data = status.get("data") if isinstance(status.get("data"), dict) else {}
+    data = status.get("data")
+    data = data if isinstance(data, dict) else {}
     outcome = status.get("outcome") or status.get("state")
     numbers = {"activation.r": run.get("activation.r"), "optimizer.lr": run.get("optimizer.lr"),
                "seed": run.get("seed"), "epochs": run.get("epochs"), "data.classes": data.get("classes"),
@@ -153,13 +154,14 @@ def _stacked(tables: list[tuple[list[str], list[list[float]]]]) -> pd.DataFrame:
 def _labelled(runs: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """Runs in the order of their settings, with their labels (activation, others, configuration); what varies."""
     facts = ("run", "run_id", "path", "outcome", "reason", "epoch", "classes", "seed", *NOT_SETTINGS)
-    varied = [c for c in runs if c not in facts and runs[c].map(str).nunique() > 1]
+    varied = [c for c in map(str, runs) if c not in facts and runs[c].map(str).nunique() > 1]
     varied = [c for c in varied if not _follows(runs, c, varied)]
     first = [c for c in ("activation.name", "activation.r", "optimizer.lr") if c in varied]
     varied = first + [c for c in varied if c not in first]
     others = [c for c in varied if not c.startswith("activation.")]
     records = runs.to_dict("records")
-    runs["activation"] = [_activation(run) for run in records]
+    slopes = zip(runs["activation.name"], runs["activation.r"], strict=True)
+    runs["activation"] = [_activation(name, r) for name, r in slopes]
     runs["others"] = [" ".join(_said(key, run[key]) for key in others) for run in records]
     if len(first) - ("optimizer.lr" in first) or not others:
         runs["configuration"] = [
@@ -186,9 +188,8 @@ def _follows(runs: pd.DataFrame, column: str, varied: list[str]) -> bool:
     return bool((runs[column].map(str).groupby(known).nunique() == 1).all()) if known else False
 
 
-def _activation(run: dict[str, Any]) -> str:
-    name = run["activation.name"]
-    return f"{name} r={run['activation.r']:g}" if name in WITH_SLOPE else name
+def _activation(name: str, r: float) -> str:
+    return f"{name} r={r:g}" if name in WITH_SLOPE else name
 
 
 def _said(key: str, value: Any) -> str:

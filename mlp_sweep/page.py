@@ -54,7 +54,7 @@ def render(
     refresh: int | None = None,
 ) -> str:
     """The page. `refresh`: seconds after which a browser is to load it anew, while a sweep runs."""
-    environment = Environment(loader=PackageLoader(__package__), autoescape=True, undefined=StrictUndefined,
+    environment = Environment(loader=PackageLoader("mlp_sweep"), autoescape=True, undefined=StrictUndefined,
                               trim_blocks=True, lstrip_blocks=True)  # fmt: skip
     outcomes = sweep.runs.outcome.value_counts()
     order = sweep.runs.assign(rank=sweep.runs.outcome.map(["failed", "diverged", "collapsed", "running", "ok"].index))
@@ -84,11 +84,11 @@ def configuration_row(row: dict[Any, Any]) -> list[Cell]:
     cells = [Cell(row["configuration"], row["configuration"]), Cell(f"{ended} of {row['runs']}", ended)]
     for measure, (_, form) in COLUMNS.items():
         cells.append(_figure(row[measure], row[f"{measure}_low"], row[f"{measure}_high"], form))
-    tried = f"{row['reached_baseline']} of {row['runs']} got there"
+    tried = f"{row['reached_baseline']} of {row['runs']}"
     if math.isnan(row["baseline_accuracy"]):
         cells.append(Cell("no baseline", ""))
     elif math.isnan(row["epochs_to_baseline"]):
-        cells.append(Cell(f"not reached ({tried})", ""))
+        cells.append(Cell(f"never ({tried})", ""))
     else:
         cells.append(Cell(f"{row['epochs_to_baseline']:g} ({tried})", row["epochs_to_baseline"]))
     said = ", ".join(f"{row[o]} {o}" for o in OUTCOMES if row[o])

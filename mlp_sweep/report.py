@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="run or sweep directories, in any mix")
     parser.add_argument("--out", type=Path, help="where to write (default: PATH/report, or outputs/reports/<time>)")
     parser.add_argument("--baseline", metavar="NAME",
-                        help="what to compare with: an activation ('scaled r=2') or a configuration (default: relu)")  # fmt: skip
+                        help="activation ('scaled r=2') or configuration to compare with (default: relu)")  # fmt: skip
     parser.add_argument("--watch", type=float, nargs="?", const=5, metavar="SECONDS",
                         help="rewrite the report every few seconds (5) while a sweep runs")  # fmt: skip
     args = parser.parse_args(argv)
