@@ -182,14 +182,15 @@ def _band(runs: pd.DataFrame) -> str:
 
 
 def _lines(ax: Axes, epochs: pd.DataFrame, column: str, styles: dict[str, tuple]) -> None:
+    """Means and ranges are taken here, once: seaborn would take them point by point, at a second per 100,000 rows."""
     names = list(styles)
-    finite = epochs.dropna(subset=[column])
-    if finite.empty:
+    seeds = epochs.groupby(["configuration", "epoch"])[column].agg(["mean", "min", "max"]).dropna().reset_index()
+    if seeds.empty:
         return
     sns.lineplot(
-        finite,
+        seeds,
         x="epoch",
-        y=column,
+        y="mean",
         hue="configuration",
         hue_order=names,
         style="configuration",
@@ -199,11 +200,12 @@ def _lines(ax: Axes, epochs: pd.DataFrame, column: str, styles: dict[str, tuple]
         markers={name: marker for name, (_, _, marker) in styles.items()},
         markersize=5,
         markeredgewidth=0.4,
-        errorbar=("pi", 100),
-        err_kws={"alpha": 0.18, "linewidth": 0},
+        estimator=None,
         legend=False,
         ax=ax,
-    )  # fmt: skip
+    )
+    for name, line in seeds.groupby("configuration"):
+        ax.fill_between(line.epoch, line["min"], line["max"], color=styles[str(name)][0], alpha=0.18, linewidth=0)
 
 
 def _axes(ax: Axes, epochs: pd.DataFrame, column: str) -> None:

@@ -132,7 +132,8 @@ def large_r_unstable(runs: pd.DataFrame) -> Finding:
         "Large scaling factors make training unstable",
         "Among runs that differ in r alone, ReLU being r = 1. For: the configuration of the largest r was "
         f"{_LOST}, and that of the smallest in none of at least {LEAST_PAIRS}. Against: the largest r is {LARGE_R:g} "
-        f"or more, and at least {LEAST_PAIRS} seeds of it were all trained to their end.",
+        f"or more, and at least {LEAST_PAIRS} runs of it were all trained to their end. In brackets: the 95 % "
+        "Clopper-Pearson interval of the share lost.",
         {FOR: "Unstable at its largest r", AGAINST: "Stable at its largest r", OPEN: "Cannot tell"},
         missing="No runs that differ in r alone.",
     )
@@ -219,7 +220,7 @@ def _difference(pair: Comparison, sentence: str) -> str:
 
 def _share(r: float, lost: int, runs: int) -> str:
     ci = stats.binomtest(lost, runs).proportion_ci(CONFIDENCE, method="exact")
-    return f"r = {r:g}: {lost} of {runs} lost (95 % Clopper-Pearson {ci.low:.0%} to {ci.high:.0%})"
+    return f"r = {r:g}: {lost} of {runs} lost ({ci.low:.0%} to {ci.high:.0%})"
 
 
 def _listed(names: list[str], most: int = 12) -> str:

@@ -45,22 +45,33 @@ def write(paths: list[Path], out: Path, baseline: str | None = None, refresh: in
 
 
 def watch(paths: list[Path], out: Path, every: float, baseline: str | None = None) -> None:
-    """Rewrites the report while the runs at the paths change; ends when none has been running for a while."""
+    """Rewrites the report while the runs at the paths change; ends when none has been running for a while, or Ctrl-C.
+
+    The last page is written anew, so that what stays asks no browser to load it again.
+    """
     seen: object = None
     changed = time.monotonic()
-    while True:
-        state = _state(paths)
-        if state != seen:
-            seen, changed = state, time.monotonic()
-            try:
-                print(f"{time.strftime('%H:%M:%S')} report: {write(paths, out, baseline, refresh=round(every) or 1)}")
-            except ValueError as error:
-                print(f"{time.strftime('%H:%M:%S')} nothing to report yet: {error}")
-        running = any(status == "running" for _, _, status in state)
-        if not running and time.monotonic() - changed >= QUIET:
-            break
-        time.sleep(every)
-    write(paths, out, baseline)
+    try:
+        while True:
+            state = _state(paths)
+            if state != seen:
+                seen, changed = state, time.monotonic()
+                _say(paths, out, baseline, round(every) or 1)
+            running = any(status == "running" for _, _, status in state)
+            if not running and time.monotonic() - changed >= QUIET:
+                break
+            time.sleep(every)
+    except KeyboardInterrupt:
+        pass
+    _say(paths, out, baseline, None)
+
+
+def _say(paths: list[Path], out: Path, baseline: str | None, refresh: int | None) -> None:
+    stamp = time.strftime("%H:%M:%S")
+    try:
+        print(f"{stamp} report: {write(paths, out, baseline, refresh) / 'report.html'}", flush=True)
+    except ValueError as error:
+        print(f"{stamp} nothing to report: {error}", flush=True)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -84,8 +95,6 @@ def main(argv: list[str] | None = None) -> None:
             watch(args.paths, out, args.watch, args.baseline)
         else:
             print(f"report: {write(args.paths, out, args.baseline) / 'report.html'}")
-    except KeyboardInterrupt:
-        write(args.paths, out, args.baseline)  # the page that stays asks no browser to load it again
     except (ValueError, OSError) as error:
         sys.exit(f"mlp_sweep.report: {error}")
 
