@@ -222,7 +222,7 @@ def _axes(ax: Axes, epochs: pd.DataFrame, column: str) -> None:
         ax.set_yscale("log")
         ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     if ax.get_yscale() == "linear":
-        ax.set_ylim(bottom=0, top=1.02 if column.startswith("dead_") else None)
+        ax.set_ylim(bottom=0, top=max(0.05, 1.05 * most) if column.startswith("dead_") and most == most else None)
 
 
 def _reference_line(ax: Axes, runs: pd.DataFrame, column: str, named: bool = True) -> None:

@@ -215,7 +215,8 @@ def _difference(pair: Comparison, sentence: str) -> str:
     said = f"{pair.pairs} seeds: {sentence.format(said)}"
     if pair.note:
         return f"{said}; {pair.note}"
-    return f"{said} (difference {pair.difference:+.3g}, 95 % {pair.low:+.3g} to {pair.high:+.3g}; p = {pair.p:.2g})"
+    p = "< 0.001" if pair.p < 0.001 else f"= {pair.p:.2g}"
+    return f"{said} (difference {pair.difference:+.3g}, 95 % {pair.low:+.3g} to {pair.high:+.3g}; p {p})"
 
 
 def _share(r: float, lost: int, runs: int) -> str:
