@@ -24,7 +24,7 @@ FUNCTIONS = {
     # max(0, z). Nair and Hinton 2010, "Rectified linear units improve restricted Boltzmann machines".
     "relu": Function(lambda z, r: torch.relu(z), lambda z, r: (z > 0).to(z.dtype)),
     # max(0, r z) = r relu(z) for r > 0.
-    "scaled": Function(lambda z, r: torch.relu(z) * r, lambda z, r: (z > 0) * r),
+    "scaled": Function(lambda z, r: torch.relu(z) * r, lambda z, r: (z > 0).to(z.dtype) * r),
 }
 
 

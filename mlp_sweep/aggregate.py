@@ -17,7 +17,8 @@ from .config import WITH_SLOPE
 NOT_SETTINGS = ("roll", "data_dir", "dataset.root", "dataset.val_root")  # act through others, or only say where
 COMPLETE = ("ok", "collapsed")  # outcomes of runs that trained to their end with finite figures
 LOST = ("collapsed", "diverged")  # outcomes of runs whose training broke down
-OUTCOMES = ("ok", "collapsed", "diverged", "failed", "running")
+UNFINISHED = {"running": "still running", "stopped": "stopped", "failed": "failed"}
+OUTCOMES = ("ok", "collapsed", "diverged", "failed", "stopped", "running")
 ABOUT = ("command", "versions", "git_commit", "device", "engine", "kernel", "threads", "data")  # of status.json
 
 
@@ -46,7 +47,7 @@ def read(paths: list[Path]) -> Sweep:
         try:
             run = _run(folder)
             columns, rows = run_dir.read_metrics(folder)
-            _refuse_truncated(run, len(rows), folder)
+            _check(run, columns, len(rows), folder)
         except ValueError as error:
             left_out.append((shown(folder), shown(error).removeprefix(f"{shown(folder)}/")))
             continue
@@ -61,9 +62,9 @@ def read(paths: list[Path]) -> Sweep:
     runs = [run for run, _, _ in found.values()]
     about = [run.pop("about") for run in runs]
     for run, _, rows in found.values():
-        if run["outcome"] == "running":
-            left_out.append((run["path"], f"still running after epoch {len(rows)} of {run['epochs']}: "
-                             "in the curves, not in the final figures"))  # fmt: skip
+        if run["outcome"] in UNFINISHED:
+            said = f"{UNFINISHED[run['outcome']]} after epoch {len(rows)} of {run['epochs']}"
+            left_out.append((run["path"], f"{said}: in the curves, not in the final figures"))
     frame, varied = _labelled(pd.DataFrame(runs).assign(run=range(len(runs))))
     epochs = _stacked([(columns, rows) for _, columns, rows in found.values()])
     named = list(dict.fromkeys(["run", "run_id", "configuration", "activation.name", "activation.r", *varied, "seed"]))
@@ -124,8 +125,11 @@ def _run(folder: Path) -> dict[str, Any]:
     }
 
 
-def _refuse_truncated(run: dict[str, Any], rows: int, folder: Path) -> None:
-    """ValueError where fewer epochs are recorded than status.json, which is written after them, speaks of."""
+def _check(run: dict[str, Any], columns: list[str], rows: int, folder: Path) -> None:
+    """ValueError where a figure is not recorded, or fewer epochs than status.json, written after them, speaks of."""
+    missing = [figure for figure in run_dir.FIGURES if figure not in columns]
+    if missing:
+        raise ValueError(f"{folder / run_dir.METRICS}: no column {missing[0]}")
     if rows < run["epoch"]:
         raise ValueError(f"{folder / run_dir.METRICS}: truncated, {rows} of {run['epoch']} epochs are in it")
 

@@ -12,13 +12,15 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 _PACKAGED = Path(__file__).parent / "conf"  # in a wheel; beside the package in a checkout
 CONF_DIR = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parent.parent / "conf"
 
-ENGINES = ("auto", "reference")
+ENGINES = ("auto", "stacked", "reference")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("highest", "high", "medium")
+UNDECISIVE = ("roll", "data_dir", "dry_run", "fail_fast")  # act through other settings, or on no number at all
 WITH_SLOPE = ("scaled",)  # the activations that have a slope r
 
 
@@ -89,6 +91,8 @@ class Run:
     matmul_precision: str
     engine: str
     data_dir: str
+    dry_run: bool
+    fail_fast: bool
 
     def settings(self) -> dict[str, Any]:
         """What decides the numbers, as plain nested values: equal settings are equal runs.
@@ -96,7 +100,8 @@ class Run:
         `roll` acts through the number of classes and r only; a path decides nothing, the pictures behind it do.
         """
         settings = asdict(self)
-        del settings["roll"], settings["data_dir"]
+        for key in UNDECISIVE:
+            settings.pop(key, None)
         return settings
 
     def id(self, data_fingerprint: str) -> str:
@@ -104,6 +109,23 @@ class Run:
         settings = self.settings()
         settings["dataset"] = data_fingerprint
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def differences(theirs: dict[str, Any], run: Run, free: tuple[str, ...] = ()) -> list[str]:
+    """The settings, less paths and those `free`, in which a run on disk is another than this one."""
+
+    def flat(settings: dict[str, Any]) -> dict[str, Any]:
+        leaves = {}
+        for key, value in settings.items():
+            leaves |= {f"{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value}
+        return leaves
+
+    there, asked = flat(theirs), flat(asdict(run))
+    skipped = {*UNDECISIVE, *free, "dataset.root", "dataset.val_root"}
+    keys = sorted((there.keys() | asked.keys()) - skipped)
+    return [
+        f"{key}: {there.get(key)} there, {asked.get(key)} asked for" for key in keys if there.get(key) != asked.get(key)
+    ]
 
 
 SCHEMAS = {  # (group, name) -> dataclass, as cli.py registers them with Hydra
@@ -122,7 +144,7 @@ def register_resolvers() -> None:
 
 def job_dir(overrides: list[str]) -> str:
     """A job's directory name: its overrides, less paths, cut to 150 characters with a hash of the rest."""
-    named = [o for o in overrides if not o.split("=")[0].endswith(("root", "data_dir"))]
+    named = [o for o in overrides if not o.split("=")[0].endswith(("root", "data_dir", "dry_run"))]
     name = ",".join(named).replace("/", "_") or "defaults"
     if len(name) > 150:
         name = f"{name[:137]}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
@@ -144,8 +166,34 @@ def to_run(cfg: DictConfig) -> tuple[Run, list[str]]:
     return run, notices
 
 
+def from_settings(settings: dict[str, Any]) -> Run:
+    """A checked Run from plain values, such as status.json and .hydra/config.yaml hold. ValueError: what is amiss."""
+    try:
+        dataset = settings["dataset"]
+        schema = OmegaConf.structured(Run)
+        schema.dataset = OmegaConf.structured(SCHEMAS["schema/dataset", dataset["name"]])
+        cfg = OmegaConf.merge(schema, settings)
+        assert isinstance(cfg, DictConfig)
+        return to_run(cfg)[0]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"no settings of a run ({error})") from error
+    except OmegaConfBaseException as error:
+        raise ValueError(one_line(error)) from error
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Plain values from YAML that Hydra wrote, interpolations unresolved. ValueError where it is none."""
+    try:
+        values = OmegaConf.to_container(OmegaConf.load(path))
+    except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
+        raise ValueError(f"{path}: unreadable ({one_line(error)})") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: no settings in it")
+    return {str(key): value for key, value in values.items()}
+
+
 def one_line(error: Exception) -> str:
-    """OmegaConf's and Hydra's many-line messages in one: the sentence and the key."""
+    """OmegaConf's many-line messages in one: the key and the sentence."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     keys = [line.split(":", 1)[1].strip() for line in lines if line.startswith("full_key:")]
     said = [line for line in lines if not line.startswith(("full_key:", "object_type=", "reference_type="))]
@@ -184,6 +232,7 @@ def check(run: Run) -> None:
         run.matmul_precision in PRECISIONS, "matmul_precision", run.matmul_precision, f"one of {', '.join(PRECISIONS)}"
     )
     need(all(width >= 1 for width in run.model.hidden), "model.hidden", run.model.hidden, "widths of 1 or more")
+    need(not run.model.hidden or run.model.name != "linear", "model.hidden", run.model.hidden, "[] with model=linear")
     need(data.image_size >= 1, "dataset.image_size", data.image_size, "1 or more")
     if data.num_classes is not None:
         need(data.num_classes >= 2, "dataset.num_classes", data.num_classes, "2 or more (C = 10 + roll unless set)")

@@ -3,10 +3,14 @@
 Progress, notices and errors go to stderr, results to stdout.
 """
 
+import os
+import shlex
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -30,10 +34,10 @@ def error(text: str) -> None:
 
 
 class Bar:
-    """One thing under way: `advance` as it goes, `say` for a line worth keeping where there is no bar."""
+    """One thing under way: its `total` once known, `advance` as it goes, `say` for a stage reached."""
 
-    def __init__(self, advance: Any, say: Any) -> None:
-        self.advance, self.say = advance, say
+    def __init__(self, total: Any, advance: Any, say: Any) -> None:
+        self.total, self.advance, self.say = total, advance, say
 
 
 class Progress:
@@ -64,24 +68,31 @@ class Progress:
         def rate() -> str:
             return f"{done / max(time.perf_counter() - started, 1e-9):,.0f} {unit}/s"
 
-        def advance(count: int, note: str = "") -> None:
+        def set_total(count: int) -> None:
+            nonlocal total, started
+            total, started = count, time.perf_counter()
+            if task is not None:
+                self._bars.update(task, total=count)
+
+        def advance(count: int) -> None:
             nonlocal done
             done += count
             if task is not None:
-                self._bars.update(task, advance=count, rate=rate(), **({"note": note} if note else {}))
+                self._bars.update(task, advance=count, rate=rate())
 
         def say(text: str) -> None:
-            if task is None:
+            if task is not None:
+                self._bars.update(task, note=text)
+            else:
                 left = ""
                 if total and done:
                     left = f", {(total - done) * (time.perf_counter() - started) / done:.0f} s left"
                 _err.print(f"{description}: {text}, {rate()}{left}", markup=False)
 
         try:
-            yield Bar(advance, say)
-            seconds = time.perf_counter() - started
-            of = f"{done:,} {unit}, " if done else ""
-            _err.print(f"{description}: {of}{seconds:.1f} s", markup=False)
+            yield Bar(set_total, advance, say)
+            if done:
+                _err.print(f"{description}: {done:,} {unit} in {time.perf_counter() - started:.1f} s", markup=False)
         finally:
             if task is not None:
                 self._bars.remove_task(task)
@@ -107,3 +118,14 @@ def outcome_table(rows: list[dict[str, str]]) -> None:
 
 def result(text: str) -> None:
     _out.print(text, markup=False, soft_wrap=True)
+
+
+def shown(path: Path) -> str:
+    """A path as short as it can be typed here."""
+    return os.path.relpath(path) if path.is_absolute() and path.is_relative_to(Path.cwd()) else str(path)
+
+
+def stopped(path: Path) -> NoReturn:
+    """The last word after Ctrl-C: how to go on. Exits with 130, as shells expect."""
+    _err.print(f"mlp_sweep: stopped; go on with: python -m mlp_sweep.resume {shlex.quote(shown(path))}", markup=False)
+    sys.exit(130)

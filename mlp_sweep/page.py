@@ -18,6 +18,7 @@ from .findings import Finding
 from .statistics import INTERVAL, MEASURES, Comparison
 
 MOST_RUNS = 2000  # rows of the table of runs: more make a page that no phone opens; all are in runs.csv
+WORST_FIRST = ["failed", "diverged", "collapsed", "stopped", "running", "ok"]
 COLUMNS = {  # measure -> head of its column, format
     "final_val_accuracy": ("Final accuracy", "{:.1%}"),
     "best_val_accuracy": ("Best accuracy", "{:.1%}"),
@@ -57,7 +58,7 @@ def render(
     environment = Environment(loader=PackageLoader("mlp_sweep"), autoescape=True, undefined=StrictUndefined,
                               trim_blocks=True, lstrip_blocks=True)  # fmt: skip
     outcomes = sweep.runs.outcome.value_counts()
-    order = sweep.runs.assign(rank=sweep.runs.outcome.map(["failed", "diverged", "collapsed", "running", "ok"].index))
+    order = sweep.runs.assign(rank=sweep.runs.outcome.map(WORST_FIRST.index))
     listed = order.sort_values("rank", kind="stable").head(MOST_RUNS)
     return environment.get_template("report.html.j2").render(
         subject=subject(sweep.runs),

@@ -2,18 +2,28 @@
 
 metrics.csv       a row per finished epoch, appended and flushed
 status.json       where it stands and what it was, replaced as a whole
+checkpoint.safetensors   after each epoch, until the run ends; with that epoch's line of metrics.csv
 weights.safetensors
 mlp_sweep.log
 """
 
 import json
 import os
+import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load_file, save
+
 METRICS, STATUS, WEIGHTS, LOG = "metrics.csv", "status.json", "weights.safetensors", "mlp_sweep.log"
+CHECKPOINT, LOCK = "checkpoint.safetensors", ".lock"
 FIGURES = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")  # in every metrics.csv
 
 
@@ -23,42 +33,66 @@ class RunDir:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.status: dict[str, Any] = {}
+        self._mine = False
 
-    def start(self, columns: list[str], **status: Any) -> None:
-        """Makes the records; ValueError where another run's are already, which are left as they are."""
-        refuse_used(self.path)
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Held while training; ValueError tells who has it. The system lets go of it when the process ends."""
         self.path.mkdir(parents=True, exist_ok=True)
-        with open(self.path / METRICS, "x") as file:
-            file.write(",".join(columns) + "\n")
-        self.set(state="running", outcome=None, reason=None, epoch=0, started=_now(), finished=None, **status)
+        lock = FileLock(self.path / LOCK, timeout=0)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            status = read_status(self.path) if is_run(self.path) else {}
+            who = f"process {status.get('pid', '?')} on {status.get('host', '?')}"
+            raise ValueError(f"{self.path}: in use, {who} is training it") from error
+        self._mine = True
+        try:
+            yield
+        finally:
+            lock.release()
 
-    def append(self, row: dict[str, Any]) -> None:
+    def start(self, columns: list[str], lines: list[str], **status: Any) -> None:
+        """Begins the records, or takes them up after these lines of metrics.csv (its header left out)."""
+        replace(self.path / METRICS, "\n".join([",".join(columns), *lines, ""]).encode())
+        rows = [dict(zip(columns, map(float, line.split(",")), strict=True)) for line in lines]
+        final = {key: rows[-1][key] for key in FIGURES} if rows else None
+        best = max((row["val_accuracy"] for row in rows), default=None)
+        fresh = {"state": "running", "outcome": None, "reason": None, "epoch": len(rows), "finished": None}
+        fresh |= {"final": final, "best_val_accuracy": best, "diverged_at": None, "started": _now()}
+        self.set(**fresh, pid=os.getpid(), host=socket.gethostname(), **status)
+        self.log(f"from epoch {len(rows) + 1}: {json.dumps(status.get('settings'))}")
+
+    def append(self, cells: dict[str, Any]) -> None:
         with open(self.path / METRICS, "a") as file:
-            file.write(",".join(_cell(value) for value in row.values()) + "\n")
+            file.write(_line(cells) + "\n")
+
+    def checkpoint(self, state: dict[str, Any], epoch: int, cells: dict[str, Any]) -> None:
+        """Where the run stands after an epoch (NumPy arrays by name), with that epoch's line of metrics.csv."""
+        replace(self.path / CHECKPOINT, save(state, {"epoch": str(epoch), "line": _line(cells)}))
 
     def set(self, **changes: Any) -> None:
         """Replaces status.json with these fields changed; a reader sees the old one or the new one, whole."""
         self.status |= changes
-        partial = self.path / f"{STATUS}.partial"
-        partial.write_text(json.dumps(self.status, indent=1) + "\n")
-        os.replace(partial, self.path / STATUS)
+        replace(self.path / STATUS, (json.dumps(self.status, indent=1) + "\n").encode(), sync=False)
 
-    def finish(self, outcome: str, reason: str | None, **changes: Any) -> None:
-        self.set(state="finished", outcome=outcome, reason=reason, finished=_now(), **changes)
+    def finish(self, outcome: str, reason: str | None, weights: dict[str, Any], keep_checkpoint: bool) -> None:
+        replace(self.path / WEIGHTS, save(weights, {"run_id": str(self.status.get("run_id"))}))
+        self.set(state="finished", outcome=outcome, reason=reason, finished=_now())
+        if not keep_checkpoint:
+            (self.path / CHECKPOINT).unlink(missing_ok=True)
 
-    def fail(self, reason: str, trace: str) -> None:
-        """Marks the run as failed, with the traceback in its log."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        self.log(trace, "ERROR")
-        self.set(state="failed", reason=reason, finished=_now())
+    def stop(self, state: str, reason: str, trace: str | None = None) -> None:
+        """Marks the run as failed or stopped, with the traceback in its log; leaves another's records alone.
 
-    def save_weights(self, weights: dict[str, Any], metadata: dict[str, str]) -> None:
-        """NumPy arrays by parameter name, as safetensors."""
-        from safetensors.numpy import save_file
-
-        partial = self.path / f"{WEIGHTS}.partial"
-        save_file(weights, partial, metadata)
-        os.replace(partial, self.path / WEIGHTS)
+        Where not even that can be written (a full disk), what is there stays readable.
+        """
+        if not self._mine:
+            return
+        with suppress(OSError):
+            self.log(trace or reason, "ERROR" if trace else "INFO")
+            never_started = {"outcome": None, "epoch": 0}
+            self.set(**never_started | self.status | {"state": state, "reason": reason, "finished": _now()})
 
     def log(self, text: str, level: str = "INFO") -> None:
         stamp = time.strftime("%Y-%m-%d %H:%M:%S")
@@ -66,10 +100,45 @@ class RunDir:
             file.write(f"[{stamp}][{level}] {text}\n")
 
 
-def refuse_used(path: Path) -> None:
-    """ValueError where a run's records already lie."""
-    if (path / METRICS).exists():
-        raise ValueError(f"{path}: holds the records of a run already; choose another hydra.run.dir or hydra.sweep.dir")
+def replace(path: Path, data: bytes, sync: bool = True) -> None:
+    """Puts a whole file in place of another: under another name first, on the disk, then renamed."""
+    partial = path.with_name(f"{path.name}.partial")
+    with open(partial, "wb") as file:
+        file.write(data)
+        if sync:
+            file.flush()
+            os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+@dataclass
+class Standing:
+    """How far a run has come on disk: its whole epochs' lines of metrics.csv, and the file to go on from."""
+
+    lines: list[str]
+    source: Path | None
+
+
+def standing(path: Path) -> Standing:
+    """From the checkpoint, or from the weights of a run that ended; a run that has neither starts anew."""
+    for name in (CHECKPOINT, WEIGHTS):
+        try:
+            lines = (path / METRICS).read_text().splitlines()[1:]
+            with safe_open(path / name, "np") as file:
+                metadata = file.metadata() or {}
+        except (OSError, UnicodeDecodeError, SafetensorError):
+            continue
+        if name == WEIGHTS:
+            return Standing(lines, path / name)
+        epoch = int(metadata.get("epoch", 0))
+        if epoch and len(lines) >= epoch - 1:  # the line may not have been reached, the checkpoint has it
+            return Standing([*lines[: epoch - 1], metadata["line"]], path / name)
+    return Standing([], None)
+
+
+def load_state(source: Path) -> dict[str, Any]:
+    """The arrays of a checkpoint or of weights, by name."""
+    return load_file(source)
 
 
 def is_run(path: Path) -> bool:
@@ -104,8 +173,7 @@ def read_metrics(path: Path) -> tuple[list[str], list[list[float]]]:
         raise ValueError(f"{path / METRICS}: unreadable ({error})") from error
     header, *lines = text[: text.rfind("\n") + 1].splitlines() or [""]
     columns = header.split(",")
-    named = set(columns)
-    if columns[0] != "epoch" or columns[-1] != "seconds" or not named >= set(FIGURES) or len(named) < len(columns):
+    if columns[0] != "epoch" or columns[-1] != "seconds" or len(set(columns)) < len(columns):
         raise ValueError(f"{path / METRICS}: not the records of a run (first line: {header[:60]!r})")
     try:
         rows = [[float(cell) for cell in line.split(",")] for line in lines]
@@ -142,8 +210,9 @@ def summary(path: Path) -> dict[str, str]:
     }
 
 
-def _cell(value: Any) -> str:
-    return repr(value) if isinstance(value, float) else str(value)  # repr: the shortest text that reads back the same
+def _line(cells: dict[str, Any]) -> str:
+    """repr is the shortest text that reads back as the same number."""
+    return ",".join(repr(value) if isinstance(value, float) else str(value) for value in cells.values())
 
 
 def _now() -> str:

@@ -3,92 +3,77 @@
 Shapes: M members, S steps of an epoch, L hidden layers.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
-from torch import Tensor
 
 from .data.batches import Batches, order
-
-
-class Engine(Protocol):
-    """One training step of M members at once, and their evaluation. Each member is on its own: no result mixes."""
-
-    name: str
-    kernel: str  # what does the large products, for the record
-
-    @property
-    def members(self) -> int: ...
-    def step(self, x_BD: Tensor, y_B: Tensor) -> tuple[Tensor, Tensor]: ...  # mean loss_M, right_M, before the update
-    def start_evaluation(self) -> None: ...
-    def evaluate(self, x_BD: Tensor, y_B: Tensor) -> tuple[Tensor, Tensor]: ...  # summed loss_M, right_M
-    def dead(self) -> Tensor: ...  # share of dead units, L x M
-    def weights(self, member: int) -> dict[str, Tensor]: ...
+from .engines import Engine
 
 
 @dataclass
 class Row:
     """One member's epoch. Figures of a member that left the finite numbers are NaN."""
 
+    member: int  # as numbered when training began
+    slot: int  # where it is in the engine now
     epoch: int
     train_loss: float
     train_accuracy: float
     val_loss: float
     val_accuracy: float
+    grad_norm: float  # of the epoch's last batch, before its update
     dead: list[float]  # by hidden layer, share of units that no validation sample activates
     seconds: float  # wall time of the whole stack's epoch, training and validation
     diverged_at: int | None  # the first step (from 1) whose loss was not finite; one past the last if validation's
 
 
 def fit(
-    engine: Engine, train: Batches, val: Batches, data_seed: int, epochs: int, on_batch: Callable[[int], None]
+    engine: Engine, train: Batches, val: Batches, data_seed: int, epochs: range, on_batch: Callable[[int], None]
 ) -> Iterator[list[Row]]:
-    """Trains epoch by epoch; yields M rows after each, and calls on_batch with each batch's number of samples."""
-    steps = len(train)
-    for epoch in range(1, epochs + 1):
-        started = time.perf_counter()
-        loss_SM = torch.empty(steps, engine.members, dtype=torch.float64, device=train.x_ND.device)
-        right_M = torch.zeros(engine.members, dtype=torch.int64, device=train.x_ND.device)
-        for step, (x_BD, y_B) in enumerate(train(order(data_seed, epoch, train.count))):
-            loss_M, batch_right_M = engine.step(x_BD, y_B)
-            loss_SM[step] = loss_M
-            right_M += batch_right_M
-            on_batch(len(y_B))
-        engine.start_evaluation()
-        val_loss_M = torch.zeros(engine.members, dtype=torch.float64, device=train.x_ND.device)
-        val_right_M = torch.zeros_like(right_M)
-        for x_BD, y_B in val():
-            loss_M, batch_right_M = engine.evaluate(x_BD, y_B)
-            val_loss_M += loss_M
-            val_right_M += batch_right_M
+    """Trains epoch by epoch (the first is 1); yields a row a member after each, calls on_batch with each batch's size.
 
-        size_S1 = torch.full((steps, 1), train.batch_size, dtype=torch.float64)
-        size_S1[-1] = train.count - (steps - 1) * train.batch_size
-        loss_SM = loss_SM.cpu()  # the epoch's one wait for the device
-        train_loss_M = (loss_SM * size_S1).sum(0) / train.count
-        finite_SM = torch.cat([loss_SM, val_loss_M.cpu()[None]]).isfinite()
-        dead_LM = engine.dead().cpu()
+    A member that left the finite numbers has its last row, and is gone from the engine at the next epoch.
+    """
+    members = list(range(engine.members))
+    for epoch in epochs:
+        started = time.perf_counter()
+        x_BD, losses, rights = train.x_ND[:0], [], []
+        for x_BD, y_B in train(order(data_seed, epoch, train.count)):
+            loss_M, right_M = engine.step(x_BD, y_B)
+            losses.append(loss_M.clone())
+            rights.append(right_M.clone())
+            on_batch(len(y_B))
+        grad_norm_M = engine.grad_norm(x_BD)
+        engine.start_evaluation()
+        evaluated = [engine.evaluate(x_BD, y_B) for x_BD, y_B in val()]
+
+        loss_SM = torch.stack(losses).cpu().double()  # the epoch's one wait for the device
+        val_loss_M = torch.stack([loss for loss, _ in evaluated]).cpu().double().sum(0) / val.count
+        size_S1 = torch.full((len(train), 1), train.batch_size)
+        size_S1[-1] = train.count - (len(train) - 1) * train.batch_size
+        right_M = torch.stack(rights).cpu().sum(0).double() / train.count
+        val_right_M = torch.stack([right for _, right in evaluated]).cpu().sum(0).double() / val.count
+        figures_M4 = torch.stack([(loss_SM * size_S1).sum(0) / train.count, right_M, val_loss_M, val_right_M], 1)
+        details_MK = torch.cat([grad_norm_M.cpu()[None], engine.dead().cpu()]).T
+        finite_SM = torch.cat([loss_SM, val_loss_M[None]]).isfinite()
         seconds = time.perf_counter() - started
         rows = []
-        for m in range(engine.members):
-            if finite_SM[:, m].all():
-                rows.append(
-                    Row(
-                        epoch,
-                        float(train_loss_M[m]),
-                        int(right_M[m]) / train.count,
-                        float(val_loss_M[m]) / val.count,
-                        int(val_right_M[m]) / val.count,
-                        dead_LM[:, m].tolist(),
-                        seconds,
-                        None,
-                    )
-                )
-            else:
-                first = int(finite_SM[:, m].int().argmin()) + 1
-                nan = float("nan")
-                rows.append(Row(epoch, nan, nan, nan, nan, [nan] * len(dead_LM), seconds, first))
+        for slot, member in enumerate(members):
+            diverged_at = None if finite_SM[:, slot].all() else int(finite_SM[:, slot].int().argmin()) + 1
+            unknown = 1.0 if diverged_at is None else math.nan
+            loss, accuracy, val_loss, val_accuracy = (figures_M4[slot] * unknown).tolist()
+            grad_norm, *dead = (details_MK[slot] * unknown).tolist()
+            rows.append(
+                Row(member, slot, epoch, loss, accuracy, val_loss, val_accuracy, grad_norm, dead, seconds, diverged_at)
+            )
         yield rows
+        finite = [row.slot for row in rows if row.diverged_at is None]
+        if not finite:
+            return
+        if len(finite) < len(members):
+            members = [members[slot] for slot in finite]
+            engine.keep(finite)

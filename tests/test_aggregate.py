@@ -99,6 +99,9 @@ def _damage(folder: Path, how: str) -> str:
         case "cut in a row":
             metrics.write_text("".join(lines)[:-3])
             return "truncated, 1 of 2 epochs"
+        case "no losses":
+            metrics.write_text("".join(lines).replace("train_loss", "train_cost"))
+            return "no column train_loss"
         case "short row":
             metrics.write_text("".join([*lines[:-1], "2,0.5\n"]))
             return "2 cells for 6 columns"
@@ -138,7 +141,7 @@ def _damage(folder: Path, how: str) -> str:
 
 
 @pytest.mark.parametrize("how", [
-    "no metrics", "empty metrics", "foreign metrics", "truncated metrics", "cut in a row", "short row",
+    "no metrics", "empty metrics", "foreign metrics", "truncated metrics", "cut in a row", "no losses", "short row",
     "words for numbers", "an epoch twice", "bytes for text", "status is no JSON", "status nested without end",
     "status is a list", "no settings", "foreign outcome", "lr is a word", "no activation", "no data",
 ])  # fmt: skip
@@ -149,6 +152,13 @@ def test_what_cannot_be_read_is_named_with_its_reason_and_the_rest_is_read(tmp_p
     assert len(sweep.runs) == 1
     [(path, said)] = sweep.left_out
     assert path == str(tmp_path / "bad") and reason in said
+
+
+@pytest.mark.parametrize("outcome", ["running", "stopped", "failed"])
+def test_a_run_that_did_not_end_is_named(tmp_path: Path, outcome: str):
+    write_run(tmp_path / "a", outcome=outcome, val_accuracy=[0.1])
+    sweep = aggregate.read([tmp_path])
+    assert sweep.runs.outcome.tolist() == [outcome] and "after epoch 1 of 4" in sweep.left_out[0][1]
 
 
 def test_a_run_still_being_written_is_in_the_curves_and_named(tmp_path: Path):

@@ -65,7 +65,7 @@ def test_a_lost_run_is_counted_and_not_averaged(tmp_path: Path):
     ]})  # fmt: skip
     row = statistics.summary(aggregate.read([tmp_path])).iloc[0]
     assert row.final_val_accuracy == pytest.approx(0.4) and row.in_means == 2 and row.seeds == 5
-    assert [row[o] for o in aggregate.OUTCOMES] == [2, 0, 1, 1, 1]
+    assert [row[o] for o in aggregate.OUTCOMES] == [2, 0, 1, 1, 0, 1]
 
 
 def test_a_seed_run_twice_is_one_replicate(tmp_path: Path):

@@ -100,8 +100,9 @@ def _open(folder: Path) -> Arrays:
 
 
 def _prepare_synthetic(root: Path, key: str, dataset: config.Synthetic, data_seed: int, progress: Progress) -> Path:
-    with progress.task("generating pictures", None, "pictures"):
+    with progress.task("generating pictures", None, "pictures") as bar:
         train_x, train_y, val_x, val_y = pictures(dataset, data_seed)
+        bar.advance(len(train_y) + len(val_y))
     classes = [f"class {i}" for i in range(int(train_y.max()) + 1)]
     with _Writer(root / f"{dataset.name}-{key}") as writer:
         writer.split("train", train_x.shape, [train_x], train_y)

@@ -14,13 +14,31 @@ import torch
 from torch import Tensor
 
 
+class Members:
+    """A matrix or vector for each member: `all` of them as one tensor, `each` of them, and their transposes `each_t`.
+
+    Each starts on a 64-byte boundary: a product's last bits can depend on where its operands start, and a member's
+    must not depend on its place in the stack. The views are made once; making them anew costs as much as a small
+    product.
+    """
+
+    def __init__(self, members: int, *shape: int, dtype: torch.dtype, device: torch.device) -> None:
+        count = torch.Size(shape).numel()
+        padded = -(-count // 16) * 16
+        self.all = torch.zeros(members, padded, dtype=dtype, device=device)[:, :count].view(members, *shape)
+        self.each = list(self.all.unbind())
+        self.each_t = [part.t() for part in self.each]
+
+
 class Products(Protocol):
+    """h is one matrix x_BI for all members, or h_MBI, one for each."""
+
     name: str
 
-    def forward(self, h: Tensor, w_MOI: Tensor, b_MO: Tensor, z_MBO: Tensor) -> None: ...  # z = h w^T + b
-    def backward(self, dz_MBO: Tensor, w_MOI: Tensor, dh_MBI: Tensor) -> None: ...  # dh = dz w
-    def accumulate(self, w_MOI: Tensor, dz_MBO: Tensor, h: Tensor, alpha: float) -> None: ...  # w += alpha dz^T h
-    def accumulate_bias(self, b_MO: Tensor, dz_MBO: Tensor, alpha: float) -> None: ...  # b += alpha sum of dz
+    def forward(self, h: Tensor | Members, w_MOI: Members, b_MO: Members, z_MBO: Members) -> None: ...  # z = h w^T + b
+    def backward(self, dz_MBO: Members, w_MOI: Members, dh_MBI: Members) -> None: ...  # dh = dz w
+    def accumulate(self, w_MOI: Members, dz_MBO: Members, h: Tensor | Members, alpha: float) -> None: ...
+    def accumulate_bias(self, b_MO: Members, dz_MBO: Members, ones_B: Tensor, alpha: float) -> None: ...
 
 
 class PerMember:
@@ -28,22 +46,21 @@ class PerMember:
 
     name = "addmm"
 
-    def forward(self, h: Tensor, w_MOI: Tensor, b_MO: Tensor, z_MBO: Tensor) -> None:
-        for m in range(len(w_MOI)):
-            torch.addmm(b_MO[m], h if h.dim() == 2 else h[m], w_MOI[m].t(), out=z_MBO[m])
+    def forward(self, h: Tensor | Members, w_MOI: Members, b_MO: Members, z_MBO: Members) -> None:
+        for h_BI, w_IO, b_O, z_BO in zip(_inputs(h, w_MOI), w_MOI.each_t, b_MO.each, z_MBO.each, strict=True):
+            torch.addmm(b_O, h_BI, w_IO, out=z_BO)
 
-    def backward(self, dz_MBO: Tensor, w_MOI: Tensor, dh_MBI: Tensor) -> None:
-        for m in range(len(w_MOI)):
-            torch.mm(dz_MBO[m], w_MOI[m], out=dh_MBI[m])
+    def backward(self, dz_MBO: Members, w_MOI: Members, dh_MBI: Members) -> None:
+        for dz_BO, w_OI, dh_BI in zip(dz_MBO.each, w_MOI.each, dh_MBI.each, strict=True):
+            torch.mm(dz_BO, w_OI, out=dh_BI)
 
-    def accumulate(self, w_MOI: Tensor, dz_MBO: Tensor, h: Tensor, alpha: float) -> None:
-        for m in range(len(w_MOI)):
-            w_MOI[m].addmm_(dz_MBO[m].t(), h if h.dim() == 2 else h[m], alpha=alpha)
+    def accumulate(self, w_MOI: Members, dz_MBO: Members, h: Tensor | Members, alpha: float) -> None:
+        for h_BI, w_OI, dz_OB in zip(_inputs(h, w_MOI), w_MOI.each, dz_MBO.each_t, strict=True):
+            w_OI.addmm_(dz_OB, h_BI, alpha=alpha)
 
-    def accumulate_bias(self, b_MO: Tensor, dz_MBO: Tensor, alpha: float) -> None:
-        ones_B = torch.ones(dz_MBO.shape[1], dtype=dz_MBO.dtype)
-        for m in range(len(b_MO)):
-            b_MO[m].addmv_(dz_MBO[m].t(), ones_B, alpha=alpha)
+    def accumulate_bias(self, b_MO: Members, dz_MBO: Members, ones_B: Tensor, alpha: float) -> None:
+        for b_O, dz_OB in zip(b_MO.each, dz_MBO.each_t, strict=True):
+            b_O.addmv_(dz_OB, ones_B, alpha=alpha)
 
 
 class PerMemberOneDNN(PerMember):
@@ -54,18 +71,18 @@ class PerMemberOneDNN(PerMember):
 
     name = "onednn"
 
-    def forward(self, h: Tensor, w_MOI: Tensor, b_MO: Tensor, z_MBO: Tensor) -> None:
-        if h.dim() == 3:
+    def forward(self, h: Tensor | Members, w_MOI: Members, b_MO: Members, z_MBO: Members) -> None:
+        if isinstance(h, Members):
             return super().forward(h, w_MOI, b_MO, z_MBO)
-        for m in range(len(w_MOI)):
-            z_MBO[m] = torch.ops.mkldnn._linear_pointwise(h, w_MOI[m], b_MO[m], "none", [], "")
+        for w_OI, b_O, z_BO in zip(w_MOI.each, b_MO.each, z_MBO.each, strict=True):
+            z_BO.copy_(torch.ops.mkldnn._linear_pointwise(h, w_OI, b_O, "none", [], ""))
 
-    def accumulate(self, w_MOI: Tensor, dz_MBO: Tensor, h: Tensor, alpha: float) -> None:
-        if h.dim() == 3:
+    def accumulate(self, w_MOI: Members, dz_MBO: Members, h: Tensor | Members, alpha: float) -> None:
+        if isinstance(h, Members):
             return super().accumulate(w_MOI, dz_MBO, h, alpha)
-        for m in range(len(w_MOI)):
-            dw_OI = torch.ops.mkldnn._linear_pointwise(dz_MBO[m].t().contiguous(), h.t(), None, "none", [], "")
-            w_MOI[m].add_(dw_OI, alpha=alpha)
+        h_IB = h.t()
+        for w_OI, dz_OB in zip(w_MOI.each, dz_MBO.each_t, strict=True):
+            w_OI.add_(torch.ops.mkldnn._linear_pointwise(dz_OB.contiguous(), h_IB, None, "none", [], ""), alpha=alpha)
 
 
 class Batched:
@@ -73,17 +90,25 @@ class Batched:
 
     name = "baddbmm"
 
-    def forward(self, h: Tensor, w_MOI: Tensor, b_MO: Tensor, z_MBO: Tensor) -> None:
-        torch.baddbmm(b_MO[:, None], h.expand(len(w_MOI), *h.shape[-2:]), w_MOI.mT, out=z_MBO)
+    def forward(self, h: Tensor | Members, w_MOI: Members, b_MO: Members, z_MBO: Members) -> None:
+        torch.baddbmm(b_MO.all[:, None], _batch(h, w_MOI), w_MOI.all.mT, out=z_MBO.all)
 
-    def backward(self, dz_MBO: Tensor, w_MOI: Tensor, dh_MBI: Tensor) -> None:
-        torch.bmm(dz_MBO, w_MOI, out=dh_MBI)
+    def backward(self, dz_MBO: Members, w_MOI: Members, dh_MBI: Members) -> None:
+        torch.bmm(dz_MBO.all, w_MOI.all, out=dh_MBI.all)
 
-    def accumulate(self, w_MOI: Tensor, dz_MBO: Tensor, h: Tensor, alpha: float) -> None:
-        w_MOI.baddbmm_(dz_MBO.mT, h.expand(len(w_MOI), *h.shape[-2:]), alpha=alpha)
+    def accumulate(self, w_MOI: Members, dz_MBO: Members, h: Tensor | Members, alpha: float) -> None:
+        w_MOI.all.baddbmm_(dz_MBO.all.mT, _batch(h, w_MOI), alpha=alpha)
 
-    def accumulate_bias(self, b_MO: Tensor, dz_MBO: Tensor, alpha: float) -> None:
-        b_MO.add_(dz_MBO.sum(1), alpha=alpha)
+    def accumulate_bias(self, b_MO: Members, dz_MBO: Members, ones_B: Tensor, alpha: float) -> None:
+        b_MO.all.add_(dz_MBO.all.sum(1), alpha=alpha)
+
+
+def _inputs(h: Tensor | Members, like: Members) -> list[Tensor]:
+    return h.each if isinstance(h, Members) else [h] * len(like.each)
+
+
+def _batch(h: Tensor | Members, like: Members) -> Tensor:
+    return h.all if isinstance(h, Members) else h.expand(len(like.each), *h.shape)
 
 
 def choose(device: torch.device, dtype: torch.dtype = torch.float32) -> Products:
@@ -105,15 +130,3 @@ def _amd_avx512() -> bool:
 
 def _has_onednn() -> bool:
     return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-
-
-def aligned(members: int, *shape: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Zeros of shape (members, *shape), each member's part starting on a 64-byte boundary.
-
-    A product's last bits can depend on where its operands start; so each member starts alike, whatever the stack.
-    """
-    count = 1
-    for extent in shape:
-        count *= extent
-    padded = -(-count // 16) * 16
-    return torch.zeros(members, padded, dtype=dtype, device=device)[:, :count].view(members, *shape)

@@ -3,6 +3,8 @@
 Shapes: M members (always 1 here), B batch, C classes, D features, L hidden layers.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -32,7 +34,7 @@ class ReferenceEngine:
         self._active: list[Tensor | None] = []
         for layer, module in enumerate(m for m in model.modules() if isinstance(m, Activation)):
             self._active.append(None)
-            module.register_forward_hook(lambda _module, _input, h, layer=layer: self._watch(layer, h))
+            module.register_forward_hook(partial(self._watch, layer))
 
     def step(self, x_BD: Tensor, y_B: Tensor) -> tuple[Tensor, Tensor]:
         """(mean loss, number right) of the batch before its update, each of shape M."""
@@ -43,6 +45,11 @@ class ReferenceEngine:
         loss.backward()
         self.optimizer.step()
         return loss.detach()[None], (logits_BC.argmax(1) == y_B).sum()[None]
+
+    def grad_norm(self, x_BD: Tensor) -> Tensor:
+        """Euclidean norm of the last step's gradient over all parameters, of shape M."""
+        gradients = [p.grad.flatten() for p in self.model.parameters() if p.grad is not None]
+        return torch.cat(gradients).double().norm()[None]
 
     def start_evaluation(self) -> None:
         self.model.eval()
@@ -63,7 +70,28 @@ class ReferenceEngine:
     def weights(self, member: int) -> dict[str, Tensor]:
         return dict(self.model.state_dict())
 
-    def _watch(self, layer: int, h: Tensor) -> None:
+    def state(self, member: int) -> dict[str, Tensor]:
+        """The model's, and each parameter's entries of the optimizer as `<entry>.<name>`."""
+        kept = {
+            f"{entry}.{name}": value
+            for name, parameter in self.model.named_parameters()
+            for entry, value in self.optimizer.state[parameter].items()
+            if isinstance(value, Tensor)
+        }
+        return self.weights(member) | kept
+
+    def load(self, member: int, state: dict[str, Tensor]) -> None:
+        self.model.load_state_dict({name: state[name] for name in self.model.state_dict()})
+        parameters = dict(self.model.named_parameters())
+        for key, value in state.items():
+            entry, _, name = key.partition(".")
+            if name in parameters:
+                self.optimizer.state[parameters[name]][entry] = value.to(parameters[name].device)
+
+    def keep(self, members: list[int]) -> None:
+        assert members == [0]
+
+    def _watch(self, layer: int, _module: nn.Module, _inputs: object, h: Tensor) -> None:
         if self.model.training:
             return
         active = (h > 0).flatten(2).any(2) if h.dim() > 2 else h > 0

@@ -6,27 +6,31 @@ member enters another's arithmetic, and on the CPU a member's numbers are the sa
 Shapes: M members, B batch, C classes, D features, H, I, O widths, L hidden layers.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from .. import config
+from .. import config, model
 from ..activations import Slope, family
-from ..model import MLP
 from . import kernels
+from .graphs import Captured
+from .kernels import Members
 
 
 @dataclass
 class _Workspace:
     """Buffers for batches of one size."""
 
-    z: list[Tensor]  # pre-activations of each layer, z_MBO; the last are the logits
-    h: list[Tensor]  # activations of each hidden layer, h_MBO
-    dz: list[Tensor]
+    z: list[Members]  # pre-activations of each layer, z_MBO; the last are the logits
+    h: list[Members]  # activations of each hidden layer, h_MBO
+    dz: list[Members]
     target_MB1: Tensor
     minus_one_MB1: Tensor
+    ones_B: Tensor
+    weight_M11: Tensor  # of a sample in the gradient: learning rate / B, or 1 / B where momentum comes between
 
 
 class StackedEngine:
@@ -36,60 +40,76 @@ class StackedEngine:
 
     def __init__(
         self,
-        models: list[nn.Module],
         runs: list[config.Run],
+        features: int,
+        classes: int,
         device: torch.device,
         dtype: torch.dtype = torch.float32,
         products: kernels.Products | None = None,
     ) -> None:
-        assert all(isinstance(model, MLP) for model in models)
         self.device, self.dtype = device, dtype
         self.products = products or kernels.choose(device, dtype)
         self.kernel = self.products.name
         self.function = family(runs[0].activation.name)
         self.optimizer = runs[0].optimizer  # but for lr, of which each member has its own
-        self.members = len(models)
+        self.members = len(runs)
         self.r_M11 = self._column([run.activation.r for run in runs])
         self.lr_M11 = self._column([run.optimizer.lr for run in runs])
-        layers = [model.layers for model in models]
-        self.w = [self._stack([layer[i].weight for layer in layers]) for i in range(len(layers[0]))]
-        self.b = [self._stack([layer[i].bias for layer in layers]) for i in range(len(layers[0]))]
+        models = [model.mlp(run, features, classes) for run in runs]
+        layers = list(zip(*(one.layers for one in models), strict=True))  # layer by layer, member by member
+        self.w = [self._stack([linear.weight for linear in layer]) for layer in layers]
+        self.b = [self._stack([linear.bias for linear in layer]) for layer in layers]
         momentum = self.optimizer.momentum > 0
-        self.w_buffer = [torch.zeros_like(w) for w in self.w] if momentum else []
-        self.b_buffer = [torch.zeros_like(b) for b in self.b] if momentum else []
+        self.w_buffer = [self._members(*w.all.shape[1:]) for w in self.w] if momentum else []
+        self.b_buffer = [self._members(*b.all.shape[1:]) for b in self.b] if momentum else []
         self._workspaces: dict[int, _Workspace] = {}
+        self._graphs: dict[int, Captured] = {}
         self._active: list[Tensor] = []
 
-    def _column(self, values: list[float]) -> Tensor:
-        return torch.tensor(values, dtype=self.dtype, device=self.device)[:, None, None]
+    def step(self, x_BD: Tensor, y_B: Tensor) -> tuple[Tensor, Tensor]:
+        """(mean loss, number right) of the batch before its update, each of shape M; the next step may overwrite them.
 
-    def _stack(self, parts: list[Tensor]) -> Tensor:
-        stack = kernels.aligned(len(parts), *parts[0].shape, dtype=self.dtype, device=self.device)
-        for m, part in enumerate(parts):
-            stack[m] = part.detach()
-        return stack
+        On CUDA the step is one graph for each size of batch.
+        """
+        if self.device.type == "cuda":
+            return self._graphs.setdefault(len(y_B), Captured(self._step))(x_BD, y_B)
+        return self._step(x_BD, y_B)
 
     @torch.inference_mode()
-    def step(self, x_BD: Tensor, y_B: Tensor) -> tuple[Tensor, Tensor]:
-        """(mean loss, number right) of the batch before its update, each of shape M."""
+    def _step(self, x_BD: Tensor, y_B: Tensor) -> tuple[Tensor, Tensor]:
         work = self._workspace(len(y_B))
         loss_MB, right_M = self._forward(x_BD, y_B, work)
-        dz_MBC = work.dz[-1].copy_(torch.softmax(work.z[-1], 2))
+        dz_MBC = work.dz[-1].all.copy_(torch.softmax(work.z[-1].all, 2))
         dz_MBC.scatter_add_(2, work.target_MB1, work.minus_one_MB1)
-        vanilla = self.optimizer.momentum == 0
         # All that follows is linear in dz: with the learning rate in it, vanilla SGD needs no gradient buffer.
-        dz_MBC.mul_(self.lr_M11 / len(y_B) if vanilla else 1 / len(y_B))
+        dz_MBC.mul_(work.weight_M11)
+        update = self._update_vanilla if self.optimizer.momentum == 0 else self._update_momentum
         for layer in reversed(range(len(self.w))):
-            dz_MBO = work.dz[layer]
-            h = work.h[layer - 1] if layer else x_BD
             if layer:
-                self.products.backward(dz_MBO, self.w[layer], work.dz[layer - 1])
-                self._activate(self.function.df, work.z[layer - 1], work.dz[layer - 1].mul_)
-            (self._update_vanilla if vanilla else self._update_momentum)(layer, dz_MBO, h)
+                self.products.backward(work.dz[layer], self.w[layer], work.dz[layer - 1])
+                work.dz[layer - 1].all.mul_(self._elementwise(self.function.df, work.z[layer - 1]))
+            update(layer, work.dz[layer], work.h[layer - 1] if layer else x_BD, work.ones_B)
         return loss_MB.sum(1) / len(y_B), right_M
 
+    @torch.inference_mode()
+    def grad_norm(self, x_BD: Tensor) -> Tensor:
+        """Euclidean norm of the last step's gradient over all parameters, of shape M; x_BD is that step's batch.
+
+        No gradient is needed: |dz^T h|^2 + |sum of dz|^2 = sum over pairs of samples of (dz dz^T) (h h^T + 1).
+        """
+        work = self._workspace(len(x_BD))
+        wide = torch.float32 if self.device.type == "mps" else torch.float64  # which MPS has not
+        inputs = x_BD @ x_BD.t() + 1
+        squares = []
+        for member in range(self.members):
+            grams = [inputs, *(h.each[member] @ h.each_t[member] + 1 for h in work.h)]
+            pairs = zip(grams, (dz.each[member] @ dz.each_t[member] for dz in work.dz), strict=True)
+            squares.append(sum((h_BB.to(wide) * dz_BB.to(wide)).sum() for h_BB, dz_BB in pairs))
+        scale_M = self.lr_M11.flatten().to(wide) if self.optimizer.momentum == 0 else 1.0
+        return torch.stack(squares).clamp_min(0).sqrt() / scale_M
+
     def start_evaluation(self) -> None:
-        self._active = [torch.zeros(w.shape[:2], dtype=torch.bool, device=self.device) for w in self.w[:-1]]
+        self._active = [torch.zeros(w.all.shape[:2], dtype=torch.bool, device=self.device) for w in self.w[:-1]]
 
     @torch.inference_mode()
     def evaluate(self, x_BD: Tensor, y_B: Tensor) -> tuple[Tensor, Tensor]:
@@ -97,7 +117,7 @@ class StackedEngine:
         work = self._workspace(len(y_B))
         loss_MB, right_M = self._forward(x_BD, y_B, work)
         for active_MO, h_MBO in zip(self._active, work.h, strict=True):
-            active_MO |= (h_MBO > 0).any(1)
+            active_MO |= (h_MBO.all > 0).any(1)
         return loss_MB.sum(1), right_M
 
     def dead(self) -> Tensor:
@@ -107,73 +127,101 @@ class StackedEngine:
 
     def weights(self, member: int) -> dict[str, Tensor]:
         """One member's parameters under the names that the model has for them."""
-        layers = enumerate(zip(self.w, self.b, strict=True))
-        return {f"layers.{i}.{k}": t[member] for i, (w, b) in layers for k, t in (("weight", w), ("bias", b))}
+        return self._named(member, self.w, self.b)
+
+    def state(self, member: int) -> dict[str, Tensor]:
+        """Its parameters, and the momentum of each as `momentum.<name>`."""
+        kept = self._named(member, self.w_buffer, self.b_buffer)
+        return self.weights(member) | {f"momentum.{key}": value for key, value in kept.items()}
+
+    def load(self, member: int, state: dict[str, Tensor]) -> None:
+        for key, value in self.state(member).items():
+            value.copy_(state[key])
+
+    @staticmethod
+    def _named(member: int, weights: list[Members], biases: list[Members]) -> dict[str, Tensor]:
+        layers = enumerate(zip(weights, biases, strict=True))
+        return {f"layers.{i}.{k}": t.each[member] for i, (w, b) in layers for k, t in (("weight", w), ("bias", b))}
 
     def keep(self, members: list[int]) -> None:
         """Goes on with these members alone, in this order."""
         for stacks in (self.w, self.b, self.w_buffer, self.b_buffer):
-            stacks[:] = [self._stack([stack[m] for m in members]) for stack in stacks]
+            stacks[:] = [self._stack([stack.each[m] for m in members]) for stack in stacks]
         self.r_M11, self.lr_M11 = self.r_M11[members], self.lr_M11[members]
         self.members = len(members)
         self._workspaces.clear()
+        self._graphs.clear()
 
     def _forward(self, x_BD: Tensor, y_B: Tensor, work: _Workspace) -> tuple[Tensor, Tensor]:
-        h = x_BD
+        h: Tensor | Members = x_BD
         for layer, (w_MOI, b_MO) in enumerate(zip(self.w, self.b, strict=True)):
             self.products.forward(h, w_MOI, b_MO, work.z[layer])
             if layer < len(work.h):
                 h = work.h[layer]
-                self._activate(self.function.f, work.z[layer], h.copy_)
-        logits_MBC = work.z[-1]
+                h.all.copy_(self._elementwise(self.function.f, work.z[layer]))
+        logits_MBC = work.z[-1].all
         work.target_MB1.copy_(y_B[:, None])
         loss_MB = torch.log_softmax(logits_MBC, 2).gather(2, work.target_MB1)[..., 0].neg_()
         return loss_MB, (logits_MBC.argmax(2) == y_B).sum(1)
 
-    def _activate(self, function: Callable[[Tensor, Slope], Tensor], z_MBO: Tensor, into: Callable) -> None:
-        """Hands function(z, r) to `into`, a method of a tensor of z's shape."""
-        into(function(z_MBO, self.r_M11))
+    def _elementwise(self, function: Callable[[Tensor, Slope], Tensor], z_MBO: Members) -> Tensor:
+        return function(z_MBO.all, self.r_M11)
 
-    def _update_vanilla(self, layer: int, dz_MBO: Tensor, h: Tensor) -> None:
+    def _update_vanilla(self, layer: int, dz_MBO: Members, h: Tensor | Members, ones_B: Tensor) -> None:
         w_MOI, b_MO = self.w[layer], self.b[layer]
         if self.optimizer.weight_decay:
-            w_MOI.mul_(1 - self.lr_M11 * self.optimizer.weight_decay)
-            b_MO.mul_(1 - self.lr_M11[..., 0] * self.optimizer.weight_decay)
+            w_MOI.all.mul_(1 - self.lr_M11 * self.optimizer.weight_decay)
+            b_MO.all.mul_(1 - self.lr_M11[..., 0] * self.optimizer.weight_decay)
         self.products.accumulate(w_MOI, dz_MBO, h, -1)
-        self.products.accumulate_bias(b_MO, dz_MBO, -1)
+        self.products.accumulate_bias(b_MO, dz_MBO, ones_B, -1)
 
-    def _update_momentum(self, layer: int, dz_MBO: Tensor, h: Tensor) -> None:
-        """buffer = momentum buffer + g; the step is lr (g + momentum buffer) with Nesterov, else lr buffer.
+    def _update_momentum(self, layer: int, dz_MBO: Members, h: Tensor | Members, ones_B: Tensor) -> None:
+        w_MOI, b_MO = self.w[layer], self.b[layer]
+        dw_MOI, db_MO = self.w_buffer[layer], self.b_buffer[layer]
+        with self._momentum(w_MOI.all, dw_MOI.all, self.lr_M11):
+            self.products.accumulate(dw_MOI, dz_MBO, h, 1)
+        with self._momentum(b_MO.all, db_MO.all, self.lr_M11[..., 0]):
+            self.products.accumulate_bias(db_MO, dz_MBO, ones_B, 1)
+
+    @contextmanager
+    def _momentum(self, parameter: Tensor, buffer: Tensor, lr: Tensor) -> Iterator[None]:
+        """buffer = momentum buffer + g, g added to the buffer inside; steps by lr buffer, lr (g + momentum buffer)
+        with Nesterov.
 
         No fused multiply-add (add_ with alpha): its rounding depends on an element's place in the stack.
         """
         o = self.optimizer
-        for parameter, buffer, lr, accumulate in (
-            (self.w[layer], self.w_buffer[layer], self.lr_M11, lambda g: self.products.accumulate(g, dz_MBO, h, 1)),
-            (self.b[layer], self.b_buffer[layer], self.lr_M11[..., 0],
-             lambda g: self.products.accumulate_bias(g, dz_MBO, 1)),
-        ):  # fmt: skip
-            buffer.mul_(o.momentum)
-            before = buffer.clone() if o.nesterov else None
-            if o.weight_decay:
-                buffer.add_(parameter * o.weight_decay)
-            accumulate(buffer)
-            # g is what came to the buffer: buffer - before.
-            parameter.sub_(lr * (buffer if before is None else buffer - before + buffer * o.momentum))
+        buffer.mul_(o.momentum)
+        before = buffer.clone() if o.nesterov else None
+        if o.weight_decay:
+            buffer.add_(parameter * o.weight_decay)
+        yield
+        parameter.sub_(lr * (buffer if before is None else buffer - before + buffer * o.momentum))
 
     def _workspace(self, batch: int) -> _Workspace:
         if batch not in self._workspaces:
-
-            def buffers(widths: list[int]) -> list[Tensor]:
-                return [kernels.aligned(self.members, batch, o, dtype=self.dtype, device=self.device) for o in widths]
-
-            widths = [w.shape[1] for w in self.w]
+            widths = [w.all.shape[1] for w in self.w]
             shape = (self.members, batch, 1)
+            vanilla = self.optimizer.momentum == 0
             self._workspaces[batch] = _Workspace(
-                z=buffers(widths),
-                h=buffers(widths[:-1]),
-                dz=buffers(widths),
+                z=[self._members(batch, width) for width in widths],
+                h=[self._members(batch, width) for width in widths[:-1]],
+                dz=[self._members(batch, width) for width in widths],
                 target_MB1=torch.empty(shape, dtype=torch.int64, device=self.device),
                 minus_one_MB1=torch.full(shape, -1, dtype=self.dtype, device=self.device),
+                ones_B=torch.ones(batch, dtype=self.dtype, device=self.device),
+                weight_M11=(self.lr_M11 if vanilla else torch.ones_like(self.lr_M11)) / batch,
             )
         return self._workspaces[batch]
+
+    def _column(self, values: list[float]) -> Tensor:
+        return torch.tensor(values, dtype=self.dtype, device=self.device)[:, None, None]
+
+    def _members(self, *shape: int) -> Members:
+        return Members(self.members, *shape, dtype=self.dtype, device=self.device)
+
+    def _stack(self, parts: list[Tensor]) -> Members:
+        stack = Members(len(parts), *parts[0].shape, dtype=self.dtype, device=self.device)
+        for one, part in zip(stack.each, parts, strict=True):
+            one.copy_(part.detach())
+        return stack

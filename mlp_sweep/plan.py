@@ -1,0 +1,175 @@
+"""Jobs to distinct runs to stacks: what a sweep will train, before anything is trained."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from . import config
+from .run_dir import STATUS, Standing, is_run, read_status, standing
+
+FREE_SHARE = 0.5  # of the free memory that a stack may take
+
+
+@dataclass
+class Job:
+    """A run, the directory that its records go to, and how far they have come."""
+
+    run: config.Run
+    path: Path
+    standing: Standing = field(default_factory=lambda: Standing([], None))
+    finished: bool = False
+
+
+@dataclass
+class Member:
+    """A distinct run: the directories of the jobs that decide the same numbers, the first one's in front."""
+
+    run: config.Run
+    paths: list[Path]
+    standing: Standing
+    state: dict[str, Any] | None = None  # arrays to go on from; read when it is the stack's turn
+
+    @property
+    def epoch(self) -> int:
+        """Whole epochs behind it."""
+        return len(self.standing.lines)
+
+
+@dataclass
+class Stack:
+    """Members that train together: all but slope, learning rate and seed in common, after the same epoch."""
+
+    members: list[Member]
+    stackable: bool  # by the closed-form engine; else one member, through autograd
+
+    @property
+    def run(self) -> config.Run:
+        """What the members have in common."""
+        return self.members[0].run
+
+    @property
+    def epoch(self) -> int:
+        return self.members[0].epoch
+
+    @property
+    def name(self) -> str:
+        if len(self.members) > 1:
+            return f"{len(self.members)} runs"
+        activation = self.run.activation
+        return activation.name + (f" r={activation.r:g}" if activation.name in config.WITH_SLOPE else "")
+
+    @property
+    def bytes(self) -> int:
+        return len(self.members) * member_bytes(self.run)
+
+
+def stacks(jobs: Sequence[Job], max_members: int | None, free_bytes: int, at_once: int = 1) -> list[Stack]:
+    """Unfinished runs, equal ones once, grouped by what cannot differ inside a stack, groups cut to fit memory.
+
+    With several stacks at once, memory is shared among them and there are as many as can be busy.
+    """
+    if max_members is not None and max_members < 1:
+        raise ValueError(f"hydra.launcher.max_members={max_members}: must be 1 or more")
+    members: dict[str, Member] = {}
+    for job in jobs:
+        if job.finished:
+            continue
+        member = members.setdefault(_key(job.run), Member(job.run, [], job.standing))
+        if len(job.standing.lines) > member.epoch:  # the one that came furthest goes on for all, in front
+            member.standing = job.standing
+            member.paths.insert(0, job.path)
+        else:
+            member.paths.append(job.path)
+    groups: dict[str, list[Member]] = {}
+    for key, member in members.items():
+        group = f"{member.epoch} {_common(member.run)}" if stackable(member.run) else key
+        groups.setdefault(group, []).append(member)
+    planned = []
+    for group in groups.values():
+        fits = max(1, int(FREE_SHARE * free_bytes / at_once) // member_bytes(group[0].run))
+        parts = -(-len(group) // min(fits, max_members or fits))
+        parts = min(max(parts, -(-at_once // len(groups))), len(group))
+        size = -(-len(group) // parts)
+        planned += [Stack(group[start : start + size], stackable(group[0].run)) for start in range(0, len(group), size)]
+    return planned
+
+
+def job(run: config.Run, path: Path, more_epochs: bool = False) -> Job:
+    """A job as its directory stands; ValueError where another configuration's results lie in it."""
+    if not is_run(path):
+        return Job(run, path)
+    status = read_status(path)
+    theirs = status.get("settings")
+    if not isinstance(theirs, dict):
+        raise ValueError(f"{path / STATUS}: says nothing of the settings that it was trained with")
+    free = ("epochs",) if more_epochs else ()
+    differing = config.differences(theirs, run, free)
+    if differing:
+        raise ValueError(f"{path}: holds another run's results ({'; '.join(differing)}); choose another directory")
+    last = run.epochs if status.get("outcome") != "diverged" else 0
+    finished = status.get("state") == "finished" and status.get("epoch", 0) >= last
+    return Job(run, path, standing(path), finished)
+
+
+def _key(run: config.Run) -> str:
+    return json.dumps(run.settings(), sort_keys=True)
+
+
+def stackable(run: config.Run) -> bool:
+    """Whether the stacked engine serves the run; ValueError where it is asked for and does not."""
+    applies = run.model.name in ("mlp", "linear") and run.optimizer.name == "sgd"
+    if run.engine == "stacked" and not applies:
+        raise ValueError(f"engine=stacked: trains model=mlp with optimizer=sgd, not {run.model.name}; use engine=auto")
+    return applies and run.engine != "reference"
+
+
+def _common(run: config.Run) -> str:
+    """What members of a stack share, as text."""
+    settings = run.settings()
+    settings["activation"] = "scaled" if run.activation.name in ("relu", "scaled") else run.activation.name
+    del settings["seed"], settings["optimizer"]["lr"]
+    return json.dumps(settings, sort_keys=True)
+
+
+def member_bytes(run: config.Run) -> int:
+    """Memory of one member in training: parameters, what momentum keeps, buffers of a batch (float32)."""
+    features = 3 * run.dataset.image_size**2
+    widths = [features, *run.model.hidden, run.dataset.num_classes or 1000]
+    parameters = sum(a * b + b for a, b in pairwise(widths))
+    copies = 1 + (run.optimizer.momentum > 0) + 3 * run.optimizer.nesterov
+    return 4 * (parameters * copies + 3 * run.batch_size * sum(widths[1:]))
+
+
+def describe(planned: Sequence[Stack], jobs: Sequence[Job]) -> str:
+    """One line: how the jobs will train."""
+    finished = sum(job.finished for job in jobs)
+    done = f", {finished} finished before" if finished else ""
+    distinct = sum(len(stack.members) for stack in planned)
+    equal = f", {len(jobs) - finished - distinct} equal to another" if len(jobs) - finished > distinct else ""
+    sizes = " + ".join(str(len(stack.members)) for stack in planned[:8]) + (" + ..." if len(planned) > 8 else "")
+    stacked = f"; trained in stacks of {sizes}" if planned else ""
+    return f"{len(jobs)} jobs: {distinct} distinct runs{equal}{done}{stacked}"
+
+
+def listing(planned: Sequence[Stack]) -> str:
+    """Every stack with its memory, every member with its directories: what dry_run shows."""
+    lines = []
+    for number, stack in enumerate(planned, 1):
+        engine = "stacked" if stack.stackable else "reference"
+        lines.append(f"stack {number}: {len(stack.members)} members, {stack.bytes / 1e6:.1f} MB, {engine} engine")
+        for member in stack.members:
+            first, *equal = [path.name for path in member.paths]
+            lines.append(f"  {first}" + "".join(f"\n    equal: {name}" for name in equal))
+    return "\n".join(lines)
+
+
+def free_memory() -> int:
+    """Bytes of main memory that can be had now; half of a GiB where the system does not say."""
+    try:
+        with open("/proc/meminfo") as file:
+            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return 2**29

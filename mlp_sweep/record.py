@@ -1,0 +1,144 @@
+"""What happens to a stack, written to its runs' directories; and what became of each run."""
+
+import dataclasses
+import math
+import traceback
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .plan import Member, Stack
+from .run_dir import RunDir, read_metrics
+from .train import Row
+
+COLLAPSED_LOSS = 0.95  # of ln C: a run that ends above it has learned next to nothing ...
+COLLAPSED_DEAD = 0.5  # ... and has collapsed if this share of some hidden layer's units is dead
+
+State = dict[str, np.ndarray]  # parameters, and what the optimizer keeps, by name
+
+
+@dataclass
+class Result:
+    """How a job ended. `objective`: final validation accuracy, 0 where there is none (sweepers need a number)."""
+
+    path: Path
+    outcome: str | None = None
+    objective: float = 0.0
+    error: Exception | None = None
+
+
+@dataclass
+class Started:
+    """What a stack's records begin with: the columns of metrics.csv, and each member's status."""
+
+    columns: list[str]
+    about: list[dict[str, Any]]
+
+
+@dataclass
+class Epoch:
+    """One member's epoch and where it stands after it; the state may change once the event is dealt with."""
+
+    row: Row
+    state: State
+
+
+@dataclass
+class Ended:
+    """A member's last word; `weights` are its parameters alone."""
+
+    member: int
+    weights: State
+    stateful: bool  # whether going on would need more than the weights
+    classes: int
+
+
+Event = Started | Epoch | Ended
+
+
+def record(stack: Stack, happenings: Iterator[Event]) -> Iterator[Result]:
+    """Writes what happens to the members' directories, equal jobs' alike; yields each job's result as it ends."""
+    records = [[RunDir(path) for path in member.paths] for member in stack.members]
+    left = set(range(len(records)))
+    with ExitStack() as locks:
+        try:
+            for directory in (directory for member in records for directory in member):
+                locks.enter_context(directory.lock())
+            for event in happenings:
+                match event:
+                    case Started():
+                        for member, about, directories in zip(stack.members, event.about, records, strict=True):
+                            _start(member, directories, event.columns, about)
+                    case Epoch():
+                        _record_epoch(records[event.row.member], event)
+                    case Ended():
+                        for directory in records[event.member]:
+                            yield _end(directory, event)
+                        left.discard(event.member)
+        except KeyboardInterrupt:
+            for directory in (directory for member in left for directory in records[member]):
+                directory.stop("stopped", "interrupted")
+            raise
+        except Exception as error:
+            for member in left:
+                for directory in records[member]:
+                    # Before it started a run has no settings in its status yet, and the report wants them.
+                    directory.status.setdefault("settings", dataclasses.asdict(stack.members[member].run))
+                    directory.stop("failed", str(error), traceback.format_exc())
+                    yield Result(directory.path, error=error)
+
+
+def _start(member: Member, directories: list[RunDir], columns: list[str], about: dict[str, Any]) -> None:
+    for number, directory in enumerate(directories):
+        same_as = directories[0].path.name if number else None
+        directory.start(columns, member.standing.lines, **about, same_as=same_as)
+
+
+def _record_epoch(directories: list[RunDir], event: Epoch) -> None:
+    """The checkpoint first, with the epoch's line in it: whatever the moment of a kill, no whole epoch is lost."""
+    row = event.row
+    figures = {"train_loss": row.train_loss, "train_accuracy": row.train_accuracy}
+    figures |= {"val_loss": row.val_loss, "val_accuracy": row.val_accuracy}
+    dead = {f"dead_{i + 1}": share for i, share in enumerate(row.dead)}
+    cells = {"epoch": row.epoch, **figures, "grad_norm": row.grad_norm, **dead, "seconds": round(row.seconds, 4)}
+    if row.diverged_at is None:
+        directories[0].checkpoint(event.state, row.epoch, cells)
+    finite = {key: None if math.isnan(value) else value for key, value in figures.items()}  # JSON has no NaN
+    said = f"epoch {row.epoch}: " + ", ".join(f"{key} {value:.4f}" for key, value in figures.items())
+    for directory in directories:
+        directory.append(cells)
+        best = directory.status.get("best_val_accuracy")
+        if row.diverged_at is None:
+            best = max(row.val_accuracy, best or 0.0)
+        directory.set(epoch=row.epoch, final=finite, best_val_accuracy=best, diverged_at=row.diverged_at)
+        directory.log(said)
+
+
+def _end(directory: RunDir, end: Ended) -> Result:
+    columns, rows = read_metrics(directory.path)
+    last = dict(zip(columns, rows[-1], strict=True)) if rows else {}
+    outcome, reason = judge(last, directory.status.get("diverged_at"), end.classes)
+    directory.finish(outcome, reason, end.weights, keep_checkpoint=end.stateful)
+    directory.log(outcome if reason is None else f"{outcome}: {reason}")
+    return Result(directory.path, outcome, objective(last.get("val_accuracy")))
+
+
+def objective(val_accuracy: float | None) -> float:
+    return 0.0 if val_accuracy is None or math.isnan(val_accuracy) else val_accuracy
+
+
+def judge(last: dict[str, float], diverged_at: int | None, classes: int) -> tuple[str, str | None]:
+    """(outcome, reason) of a run from its last line of metrics.csv: ok, diverged or collapsed."""
+    if not last:
+        return "ok", None
+    if math.isnan(last["train_loss"]) or math.isnan(last["val_loss"]):
+        return "diverged", f"loss not finite at step {diverged_at} of epoch {last['epoch']:.0f}"
+    worst = max((share for key, share in last.items() if key.startswith("dead_")), default=0.0)
+    if last["train_loss"] > COLLAPSED_LOSS * math.log(classes) and worst >= COLLAPSED_DEAD:
+        loss = last["train_loss"]
+        return "collapsed", f"training loss {loss:.2f} near ln C, {worst:.0%} of a hidden layer's units dead"
+    return "ok", None

@@ -1,0 +1,28 @@
+"""What the tests share: runs composed from conf/ as the command composes them."""
+
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from mlp_sweep import cli, config  # noqa: F401 (cli registers the schema)
+
+SMALL = ("roll=2", "dataset.image_size=8", "dataset.samples_per_class=11", "dataset.val_per_class=5", "epochs=3")
+
+
+def make_run(*overrides: str) -> config.Run:
+    """The run that these overrides give, on top of nothing."""
+    with initialize_config_dir(str(config.CONF_DIR), version_base="1.3"):
+        return config.to_run(compose("config", overrides=list(overrides)))[0]
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One cache for the whole session: pictures are prepared once."""
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture
+def small_run(data_dir: Path):
+    """A function that makes runs on a small generated data set of 12 classes."""
+    return lambda *overrides: make_run(*SMALL, f"data_dir={data_dir}", *overrides)

@@ -1,0 +1,135 @@
+"""The command as a user types it, in a folder of its own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import SMALL
+
+from mlp_sweep import run_dir
+
+Done = subprocess.CompletedProcess[str]
+
+
+def command(folder: Path, *arguments: str, module: str = "mlp_sweep", **environment: str) -> Done:
+    line = [sys.executable, "-m", module, *arguments]
+    return subprocess.run(line, cwd=folder, capture_output=True, text=True, env=os.environ | environment)
+
+
+def one_error_line(done: Done) -> str:
+    """What a refusal says: one line on stderr, no traceback, exit status 1 or 2."""
+    assert done.returncode in (1, 2)
+    [line] = done.stderr.splitlines()
+    assert line.startswith("mlp_sweep: ")
+    return line
+
+
+def test_help_shows_groups_and_settings_and_imports_no_torch(tmp_path: Path):
+    done = command(tmp_path, "--help", PYTHONPROFILEIMPORTTIME="1")
+    assert done.returncode == 0
+    for word in ("--multirun", "tiny_imagenet", "scaled", "batch_size", "data_seed"):
+        assert word in done.stdout
+    imported = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}
+    assert "hydra" in imported and not imported & {"torch", "pandas", "matplotlib", "torchvision"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["dataset=cifar1000"], "synthetic"),
+        (["no_such_key=1"], "no_such_key"),
+        (["epochs=many"], "epochs"),
+        (["activation=scaled", "activation.r=0"], "activation.r"),
+        (["dataset=image_folder"], "dataset.root"),
+        (["--multirun", "activation=scaled", "activation.r=2,-1"], "activation.r=-1"),
+        (["--multirun", "seed=0,1", "hydra.launcher.max_members=0"], "max_members"),
+    ],
+)
+def test_bad_settings_get_one_line_and_leave_nothing(tmp_path: Path, arguments: list[str], said: str):
+    assert said in one_error_line(command(tmp_path, *arguments))
+    assert not run_dir.find_runs(tmp_path) and not list(tmp_path.rglob(".hydra"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["dataset=tiny_imagenet", "dataset.root=nowhere.zip"], "dataset.root=nowhere.zip"),
+        (["device=mps"], "device=mps"),
+    ],
+)
+def test_what_only_the_run_can_see_gets_one_line_too(tmp_path: Path, arguments: list[str], said: str):
+    assert said in one_error_line(command(tmp_path, *arguments))
+    [run] = run_dir.find_runs(tmp_path)
+    assert run_dir.read_status(run)["state"] == "failed"
+
+
+def test_full_error_shows_the_traceback(tmp_path: Path):
+    assert "Traceback" in command(tmp_path, "epochs=-1", HYDRA_FULL_ERROR="1").stderr
+
+
+def test_one_run(tmp_path: Path):
+    done = command(tmp_path, *SMALL, "activation=scaled", "activation.r=2")
+    assert done.returncode == 0, done.stderr
+    [run] = run_dir.find_runs(tmp_path / "outputs" / "runs")
+    names = {path.name for path in run.iterdir()}
+    assert names == {".hydra", run_dir.LOCK, run_dir.METRICS, run_dir.STATUS, run_dir.WEIGHTS, run_dir.LOG}
+    assert len(run_dir.read_metrics(run)[1]) == 3
+    assert "ok" in done.stdout and str(run.relative_to(tmp_path)) in done.stdout
+    assert (tmp_path / "data" / "cache").is_dir()
+
+
+def test_a_used_directory_is_refused_before_anything_is_written(tmp_path: Path):
+    assert command(tmp_path, *SMALL, "hydra.run.dir=here").returncode == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "here").rglob("*") if path.is_file()}
+    one_error_line(command(tmp_path, *SMALL, "seed=5", "hydra.run.dir=here"))
+    assert before == {path: path.read_bytes() for path in (tmp_path / "here").rglob("*") if path.is_file()}
+
+
+def test_a_sweep_ends_with_its_report(tmp_path: Path):
+    done = command(tmp_path, "--multirun", *SMALL, "activation=relu,scaled", "activation.r=2,1e6", "hydra.sweep.dir=s")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("relu has no slope") == 1
+    runs = run_dir.find_runs(tmp_path / "s")
+    assert len(runs) == 4 and all((run / ".hydra" / "overrides.yaml").is_file() for run in runs)
+    assert "diverged" in done.stdout and "s/report" in done.stdout
+    for name in ("training_loss", "train_accuracy", "val_accuracy"):
+        for ending in ("png", "svg"):
+            assert (tmp_path / "s" / "report" / f"{name}.{ending}").stat().st_size > 1000
+    anew = command(tmp_path, "s", "--out", "anew", module="mlp_sweep.report")
+    assert anew.returncode == 0, anew.stderr
+    assert (tmp_path / "anew" / "epochs.csv").read_bytes() == (tmp_path / "s" / "report" / "epochs.csv").read_bytes()
+
+
+def test_a_sweep_with_failures_reports_the_rest_and_names_each(tmp_path: Path):
+    done = command(tmp_path, "--multirun", *SMALL, "model.name=mlp,cube,sphere", "hydra.sweep.dir=s")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "model.name=cube" in done.stderr and "model.name=sphere" in done.stderr
+    assert (tmp_path / "s" / "report" / "val_accuracy.png").is_file()
+    outcomes = {run.name: run_dir.read_status(run)["outcome"] for run in run_dir.find_runs(tmp_path / "s")}
+    assert sorted(map(str, outcomes.values())) == ["None", "None", "ok"]
+
+
+def test_hydras_basic_launcher_trains_the_same(tmp_path: Path):
+    for launcher in ("basic", "fused"):
+        done = command(
+            tmp_path, "--multirun", *SMALL, "seed=0,1", f"hydra/launcher={launcher}", f"hydra.sweep.dir={launcher}"
+        )
+        assert done.returncode == 0, done.stderr
+    for run in run_dir.find_runs(tmp_path / "fused"):
+        twin = tmp_path / "basic" / run.name
+        assert (run / run_dir.WEIGHTS).read_bytes() == (twin / run_dir.WEIGHTS).read_bytes()
+
+
+def test_dry_run_shows_the_plan_and_trains_nothing(tmp_path: Path):
+    done = command(tmp_path, "--multirun", "activation=relu,scaled", "activation.r=2,62", "dry_run=true")
+    assert done.returncode == 0, done.stderr
+    assert "3 members" in done.stdout and "equal" in done.stdout
+    assert not run_dir.find_runs(tmp_path)
+
+
+def test_experiment_slopes_is_the_whole_sweep(tmp_path: Path):
+    done = command(tmp_path, "--multirun", "experiment=slopes", "dry_run=true")
+    assert "18 jobs: 12 distinct runs" in done.stderr

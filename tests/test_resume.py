@@ -1,0 +1,181 @@
+"""Runs and sweeps taken up: the same bytes as without the break, and no whole epoch trained twice."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import SMALL
+from test_cli import command, one_error_line
+
+from mlp_sweep import plan, record, resume, run_dir, workers
+
+SWEEP = ("--multirun", *SMALL, "activation=relu,scaled", "activation.r=2,1e6", "hydra.sweep.dir=s")
+
+
+def results_of(folder: Path) -> dict[str, tuple[list[str], bytes]]:
+    """What has to be equal: metrics.csv but for the seconds, and the weights."""
+    return {
+        run.name: (
+            [line.rsplit(",", 1)[0] for line in (run / run_dir.METRICS).read_text().splitlines()],
+            (run / run_dir.WEIGHTS).read_bytes(),
+        )
+        for run in run_dir.find_runs(folder)
+    }
+
+
+def train(root: Path, runs: dict, stop_after: int | None = None, **more) -> None:
+    """Trains, or breaks off after so many events, as a killed process would."""
+    jobs = [plan.job(run, root / name, **more) for name, run in runs.items()]
+    for stack in plan.stacks(jobs, None, 2**40):
+        workers.load_states(stack)
+        happenings = workers._events(stack)
+        seen = 0
+        recording = record.record(stack, (event for event in happenings))
+        if stop_after is None:
+            list(recording)
+            continue
+
+        def broken(happenings=happenings):
+            nonlocal seen
+            for event in happenings:
+                if seen == stop_after:
+                    raise BrokenOff
+                seen += 1
+                yield event
+
+        with pytest.raises(BrokenOff):
+            list(record.record(stack, broken()))
+
+
+class BrokenOff(BaseException):
+    """No Exception, so nothing tidies up behind it."""
+
+
+@pytest.fixture
+def runs(small_run) -> dict:
+    momentum = ("optimizer.momentum=0.9", "optimizer.nesterov=true")
+    return {
+        "relu": small_run(*momentum),
+        "again": small_run("activation.r=5", *momentum),
+        "two": small_run("activation=scaled", "activation.r=2", "seed=3", *momentum),
+        "wild": small_run("activation=scaled", "activation.r=1e9", *momentum),
+        "reference": small_run("engine=reference", *momentum),
+    }
+
+
+@pytest.mark.parametrize("stop_after", [0, 1, 2, 5, 8])
+def test_bit_for_bit_wherever_it_broke_off(tmp_path: Path, runs, stop_after: int):
+    stacked = {name: run for name, run in runs.items() if name != "reference"}
+    train(tmp_path / "whole", stacked)
+    train(tmp_path / "broken", stacked, stop_after)
+    before = {run.name: len(run_dir.standing(run).lines) for run in run_dir.find_runs(tmp_path / "broken")}
+    train(tmp_path / "broken", stacked)
+    assert results_of(tmp_path / "whole") == results_of(tmp_path / "broken")
+    log = "".join((run / run_dir.LOG).read_text() for run in run_dir.find_runs(tmp_path / "broken"))
+    assert sum(before.values()) == 0 or "from epoch" in log
+
+
+def test_reference_engine_too(tmp_path: Path, runs):
+    one = {"reference": runs["reference"]}
+    train(tmp_path / "whole", one)
+    train(tmp_path / "broken", one, 2)
+    assert len(run_dir.standing(tmp_path / "broken" / "reference").lines) == 1
+    train(tmp_path / "broken", one)
+    assert results_of(tmp_path / "whole") == results_of(tmp_path / "broken")
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_more_epochs_later(tmp_path: Path, small_run, momentum: float):
+    few, many = (small_run(f"optimizer.momentum={momentum}", f"epochs={epochs}") for epochs in (2, 5))
+    train(tmp_path / "whole", {"run": many})
+    train(tmp_path / "later", {"run": few})
+    with pytest.raises(ValueError, match="epochs: 2 there, 5 asked for"):
+        train(tmp_path / "later", {"run": many})
+    train(tmp_path / "later", {"run": many}, more_epochs=True)
+    assert results_of(tmp_path / "whole") == results_of(tmp_path / "later")
+
+
+def test_finished_runs_are_left_alone(tmp_path: Path, runs):
+    train(tmp_path, runs)
+    times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    train(tmp_path, runs)
+    assert times == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+
+
+def killed(folder: Path, seed: int) -> None:
+    """Starts the sweep and kills it -9 at a random moment after its first record."""
+    process = subprocess.Popen([sys.executable, "-m", "mlp_sweep", *SWEEP, "epochs=30"], cwd=folder,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+    while process.poll() is None and not run_dir.find_runs(folder / "s"):
+        time.sleep(0.005)
+    time.sleep(random.Random(seed).uniform(0, 1.0))
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_killed_at_random_and_resumed_by_command(tmp_path: Path, seed: int, data_dir: Path):
+    for name in ("whole", "killed"):
+        (tmp_path / name).mkdir()
+        shutil.copytree(data_dir, tmp_path / name / "data", dirs_exist_ok=True)
+    assert command(tmp_path / "whole", *SWEEP, "epochs=30").returncode == 0
+    killed(tmp_path / "killed", seed)
+    if seed % 2:
+        done = command(tmp_path / "killed", "s", module="mlp_sweep.resume")
+    else:
+        done = command(tmp_path / "killed", *SWEEP, "epochs=30")
+    assert done.returncode == 0, done.stderr
+    assert results_of(tmp_path / "whole" / "s") == results_of(tmp_path / "killed" / "s")
+    assert (tmp_path / "killed" / "s" / "report" / "val_accuracy.png").is_file()
+
+
+@pytest.mark.slow
+def test_ctrl_c_says_how_to_go_on(tmp_path: Path):
+    process = subprocess.Popen([sys.executable, "-m", "mlp_sweep", *SWEEP, "epochs=5000"], cwd=tmp_path,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)  # fmt: skip
+    while not any(run_dir.read_status(run).get("epoch", 0) > 1 for run in run_dir.find_runs(tmp_path / "s")):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 130 and "python -m mlp_sweep.resume s" in said and "Traceback" not in said
+    states = {run_dir.read_status(run)["state"] for run in run_dir.find_runs(tmp_path / "s")}
+    assert states == {"stopped", "finished"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [(["nowhere"], "nowhere"), (["run", "seed=1"], "seed"), (["run", "epochs=some"], "epochs")],
+)
+def test_bad_words_get_one_line(tmp_path: Path, small_run, arguments: list[str], said: str):
+    train(tmp_path, {"run": small_run()})
+    assert said in one_error_line(command(tmp_path, *arguments, module="mlp_sweep.resume"))
+
+
+def test_a_second_process_is_told_who_has_it(tmp_path: Path, small_run):
+    run = small_run()
+    held = run_dir.RunDir(tmp_path / "run")
+    with held.lock():
+        held.start(["epoch", "seconds"], [], settings={})
+        stack = plan.stacks([plan.Job(run, tmp_path / "run")], None, 2**40)[0]
+        [result] = record.record(stack, workers._events(stack))
+        assert f"process {os.getpid()}" in str(result.error)
+    assert run_dir.read_status(tmp_path / "run")["state"] == "running"
+
+
+def test_a_hostile_directory_runs_no_code(tmp_path: Path):
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra" / "overrides.yaml").write_text("[]")
+    (tmp_path / ".hydra" / "config.yaml").write_text("!!python/object/apply:os.system ['touch owned']")
+    with pytest.raises(ValueError, match=r"config\.yaml"):
+        resume.job(tmp_path, [])
+    (tmp_path / run_dir.STATUS).write_text('{"settings": {"dataset": {"name": "__import__"}}}')
+    with pytest.raises(ValueError):
+        resume.job(tmp_path, [])
+    assert not Path("owned").exists()

@@ -1,0 +1,123 @@
+"""Records of runs trained alone, together, in any order, and of those that fail."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from safetensors.numpy import load_file
+
+from mlp_sweep import plan, record, run_dir
+from mlp_sweep.workers import Workers
+
+PLENTY = 2**40
+
+
+def train(root: Path, runs: dict, max_members: int | None = None) -> dict[str, record.Result]:
+    jobs = [plan.job(run, root / name) for name, run in runs.items()]
+    results = {result.path: result for result in Workers().train(plan.stacks(jobs, max_members, PLENTY))}
+    return {name: results[root / name] for name in runs}
+
+
+def without_seconds(path: Path) -> list[str]:
+    return [line.rsplit(",", 1)[0] for line in (path / run_dir.METRICS).read_text().splitlines()]
+
+
+@pytest.fixture
+def runs(small_run) -> dict:
+    return {
+        "relu": small_run("activation=relu"),
+        "relu again": small_run("activation=relu", "activation.r=9"),
+        "two": small_run("activation=scaled", "activation.r=2", "seed=4"),
+        "wild": small_run("activation=scaled", "activation.r=1e6"),
+        "quick": small_run("optimizer.lr=0.1"),
+    }
+
+
+def test_alone_or_stacked_in_any_order_a_run_leaves_the_same(tmp_path: Path, runs):
+    train(tmp_path / "together", runs)
+    train(tmp_path / "backwards", dict(reversed(runs.items())), max_members=3)
+    for name, run in runs.items():
+        train(tmp_path / "alone", {name: run})
+        for other in ("together", "backwards"):
+            assert without_seconds(tmp_path / "alone" / name) == without_seconds(tmp_path / other / name)
+            weights = [(tmp_path / where / name / run_dir.WEIGHTS).read_bytes() for where in ("alone", other)]
+            assert weights[0] == weights[1]
+
+
+def test_records_are_whole(tmp_path: Path, runs):
+    results = train(tmp_path, runs)
+    ok = run_dir.read_status(tmp_path / "two")
+    assert (ok["state"], ok["outcome"], ok["epoch"], ok["engine"], ok["members"]) == ("finished", "ok", 3, "stacked", 4)
+    assert ok["versions"]["torch"] and ok["started"] < ok["finished"] and ok["same_as"] is None
+    columns, rows = run_dir.read_metrics(tmp_path / "two")
+    assert columns[1:5] == list(run_dir.FIGURES)
+    assert columns[5:] == ["grad_norm", "dead_1", "dead_2", "seconds"]
+    assert [row[0] for row in rows] == [1, 2, 3]
+    assert ok["final"]["val_accuracy"] == rows[-1][4] == results["two"].objective
+    assert load_file(tmp_path / "two" / run_dir.WEIGHTS)["layers.0.weight"].shape == (64, 192)
+    assert (tmp_path / "two" / run_dir.LOG).read_text().count("[INFO] epoch ") == 3
+
+
+def test_equal_runs_say_whose_numbers_they_are(tmp_path: Path, runs):
+    train(tmp_path, runs)
+    first, again = (run_dir.read_status(tmp_path / name) for name in ("relu", "relu again"))
+    assert again["same_as"] == "relu" and again["run_id"] == first["run_id"]
+    assert without_seconds(tmp_path / "relu") == without_seconds(tmp_path / "relu again")
+
+
+def test_a_diverged_run_is_a_result(tmp_path: Path, runs):
+    results = train(tmp_path, runs)
+    status = run_dir.read_status(tmp_path / "wild")
+    assert (status["state"], status["outcome"], status["epoch"]) == ("finished", "diverged", 1)
+    assert "step" in status["reason"] and results["wild"].objective == 0.0
+    json.loads((tmp_path / "wild" / run_dir.STATUS).read_text(), parse_constant=pytest.fail)  # no NaN in JSON
+    assert run_dir.read_status(tmp_path / "quick")["outcome"] == "ok"
+
+
+def test_one_that_fails_keeps_no_other_back(tmp_path: Path, small_run):
+    results = train(tmp_path, {"good": small_run(), "bad": small_run("model.name=transformer")})
+    assert results["good"].error is None and isinstance(results["bad"].error, ValueError)
+    status = run_dir.read_status(tmp_path / "bad")
+    assert status["state"] == "failed" and "model.name=transformer" in status["reason"]
+    assert "Traceback" in (tmp_path / "bad" / run_dir.LOG).read_text()
+
+
+def test_another_runs_directory_is_refused_and_left_as_it_is(tmp_path: Path, small_run):
+    train(tmp_path, {"run": small_run()})
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    with pytest.raises(ValueError, match="seed: 0 there, 1 asked for"):
+        train(tmp_path, {"run": small_run("seed=1")})
+    assert before == {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+
+
+def test_reference_and_stacked_engines_agree_on_a_whole_run(tmp_path: Path, small_run):
+    results = train(tmp_path, {"stacked": small_run(), "reference": small_run("engine=reference")})
+    figures = [run_dir.read_metrics(tmp_path / name)[1] for name in results]
+    for ours, theirs in zip(*figures, strict=True):
+        assert ours[1:-1] == pytest.approx(theirs[1:-1], rel=1e-3)
+    assert run_dir.read_status(tmp_path / "reference")["engine"] == "reference"
+
+
+def test_models_of_both_engines_train_side_by_side(tmp_path: Path, small_run):
+    runs = {name: small_run(f"model={name}") for name in ("mlp", "linear", "cnn")}
+    results = train(tmp_path, runs)
+    assert not any(result.error for result in results.values())
+    columns, rows = run_dir.read_metrics(tmp_path / "cnn")
+    assert columns[5:] == ["grad_norm", "dead_1", "dead_2", "dead_3", "seconds"] and len(rows) == 3
+    assert all(math.isfinite(figure) for row in rows for figure in row)
+    assert run_dir.read_metrics(tmp_path / "linear")[0][5:] == ["grad_norm", "seconds"]
+
+
+@pytest.mark.parametrize(
+    ("loss", "dead", "diverged_at", "outcome"),
+    [
+        (2.5, [0.1, 0.9], None, "ok"),
+        (4.27, [0.1, 0.2], None, "ok"),  # has not learned yet, but nothing is dead
+        (4.27, [0.1, 0.6], None, "collapsed"),
+        (float("nan"), [float("nan")] * 2, 17, "diverged"),
+    ],
+)
+def test_outcomes(loss, dead, diverged_at, outcome):
+    last = {"epoch": 5.0, "train_loss": loss, "val_loss": loss, "dead_1": dead[0], "dead_2": dead[1]}
+    assert record.judge(last, diverged_at, 72)[0] == outcome
