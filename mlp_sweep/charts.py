@@ -83,7 +83,8 @@ def curves(sweep: Sweep, columns: list[str], title: str) -> Figure:
     axes[0, -1].legend(
         handles=_legend(sweep, columns[0], styles), loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False
     )
-    head(fig, title, f"{subject(sweep.runs)}; {_band(sweep.runs)}")
+    dead = "; dead: no validation sample activates the unit" if columns[0].startswith("dead_") else ""
+    head(fig, title, f"{subject(sweep.runs)}; {_band(sweep.runs)}{dead}")
     return fig
 
 

@@ -141,12 +141,20 @@ def _lost_regions(ax: Axes, runs: pd.DataFrame, x: str) -> None:
     edges = np.sqrt(values[1:] * values[:-1])
     edges = np.array([values[0] ** 2 / edges[0], *edges, values[-1] ** 2 / edges[-1]])
     outcomes = [runs[runs[x] == value].outcome for value in values]
-    kinds = [o[o.isin(LOST)].mode()[0] if o.isin(LOST).mean() > 0.5 else "" for o in outcomes]
+    kinds = [next((k for k in LOST if (o == k).mean() > 0.5), "lost" if o.isin(LOST).mean() > 0.5 else "")
+             for o in outcomes]  # fmt: skip
     start = 0
     for kind, same in itertools.groupby(kinds):
         end = start + len(list(same))
         if kind:
-            ax.axvspan(edges[start], edges[end], facecolor=FILL[kind][0], alpha=0.16, linewidth=0, zorder=0)
+            ax.axvspan(
+                edges[start],
+                edges[end],
+                facecolor=FILL.get(kind, FILL["collapsed"])[0],
+                alpha=0.16,
+                linewidth=0,
+                zorder=0,
+            )
             middle = np.sqrt(edges[start] * edges[end])
             ax.annotate(f"most {kind}", (middle, 0.98), xycoords=("data", "axes fraction"), ha="center", va="top",
                         rotation=90, fontsize="x-small", color="0.25")  # fmt: skip
