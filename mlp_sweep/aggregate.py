@@ -1,8 +1,10 @@
-"""Run directories to tidy frames: a row per run and epoch, a row per run, and what tells the runs apart.
+"""Run directories to tidy frames: a row per run, a row per run and epoch, and what tells the runs apart.
 
 Reads files only and imports no torch, so a report can be made anew anywhere at any time.
 """
 
+import glob
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,96 +15,192 @@ from . import run_dir
 from .config import WITH_SLOPE
 
 NOT_SETTINGS = ("roll", "data_dir", "dataset.root", "dataset.val_root")  # act through others, or only say where
+COMPLETE = ("ok", "collapsed")  # outcomes of runs that trained to their end with finite figures
+LOST = ("collapsed", "diverged")  # outcomes of runs whose training broke down
+UNFINISHED = {"running": "still running", "stopped": "stopped", "failed": "failed"}
+OUTCOMES = ("ok", "collapsed", "diverged", "failed", "stopped", "running")
+ABOUT = ("command", "versions", "git_commit", "device", "engine", "kernel", "threads", "data")  # of status.json
 
 
 @dataclass
 class Sweep:
-    """What some directories hold. `runs`: a row per run; `epochs`: a row per run and epoch, with the same settings."""
+    """What some directories hold. Frames are joined by the column `run`, a number."""
 
-    runs: pd.DataFrame
-    epochs: pd.DataFrame
+    runs: pd.DataFrame  # a row per run: run, run_id, path, outcome, reason, classes, seed, configuration, settings
+    epochs: pd.DataFrame  # a row per run and epoch: run, figures, and the same labels and varied settings
     varied: list[str]  # the settings that differ, seeds apart: what makes a configuration
-    left_out: list[tuple[Path, str]]  # what was not read, and why
+    left_out: list[tuple[str, str]]  # (path, reason): what was not read, or not to its end
+    copies: list[tuple[str, str]]  # (path, path of the run counted in its place): equal run_ids, counted once
+    about: list[dict[str, Any]]  # per run: how it came about, for the reproduction of it
+
+    @property
+    def configurations(self) -> list[str]:
+        return list(dict.fromkeys(self.runs.configuration))
 
 
 def read(paths: list[Path]) -> Sweep:
-    """Every run at or below the paths. ValueError where there is none that can be read."""
-    runs: list[dict[str, Any]] = []
-    tables: list[pd.DataFrame] = []
-    left_out: list[tuple[Path, str]] = []
-    folders: dict[Path, None] = {}
-    for path in paths:
-        found = run_dir.find_runs(path)
-        folders |= dict.fromkeys(folder.resolve() for folder in found)
-        if not found:
-            left_out.append((path, "no run in it" if path.exists() else "no such file or folder"))
-    for folder in folders:
+    """Every run at or below the paths, which may be globs. ValueError where there is none that can be read."""
+    places, left_out = folders(paths)
+    found: dict[str, tuple[dict[str, Any], list[str], list[list[float]]]] = {}
+    copies: list[tuple[str, str]] = []
+    for folder in places:
         try:
-            status = run_dir.read_status(folder)
-            run = _run_row(folder, status)
-            columns, rows = run_dir.read_metrics(folder) if status.get("run_id") else (["epoch"], [])
+            run = _run(folder)
+            columns, rows = run_dir.read_metrics(folder)
+            _check(run, columns, len(rows), folder)
         except ValueError as error:
-            left_out.append((folder, str(error)))
+            left_out.append((shown(folder), shown(error).removeprefix(f"{shown(folder)}/")))
             continue
-        runs.append(run)
-        tables.append(pd.DataFrame(rows, columns=columns).assign(path=str(folder)))
-    if not runs:
+        first = found.setdefault(run["run_id"], (run, columns, rows))[0]
+        if first is not run:
+            kept, other = sorted((first, run), key=lambda r: OUTCOMES.index(r["outcome"]))  # the furthest run counts
+            copies.append((other["path"], kept["path"]))
+            if kept is run:
+                found[run["run_id"]] = (run, columns, rows)
+    if not found:
         raise ValueError("; ".join(f"{path}: {why}" for path, why in left_out))
-    frame = pd.DataFrame(runs)
-    settings = [c for c in frame if "." in c or c in ("seed", "data_seed", "epochs", "batch_size", "matmul_precision")]
-    differ = [c for c in settings if frame[c].map(str).nunique() > 1]
-    varied = [c for c in differ if c not in NOT_SETTINGS and c != "seed"]
-    frame["configuration"] = [_label(row, varied) for row in frame.to_dict("records")]
-    frame = frame.sort_values(["activation.name", "activation.r", "configuration", "seed"], ignore_index=True)
-    keep = ["path", "configuration", *dict.fromkeys(["activation.name", "activation.r", "seed", *varied])]
-    epochs = pd.concat(tables, ignore_index=True)
-    epochs["epoch"] = epochs["epoch"].astype(int)
-    return Sweep(frame, frame[keep].merge(epochs, on="path"), varied, left_out)
+    runs = [run for run, _, _ in found.values()]
+    about = [run.pop("about") for run in runs]
+    for run, _, rows in found.values():
+        if run["outcome"] in UNFINISHED:
+            said = f"{UNFINISHED[run['outcome']]} after epoch {len(rows)} of {run['epochs']}"
+            left_out.append((run["path"], f"{said}: in the curves, not in the final figures"))
+    frame, varied = _labelled(pd.DataFrame(runs).assign(run=range(len(runs))))
+    epochs = _stacked([(columns, rows) for _, columns, rows in found.values()])
+    named = list(dict.fromkeys(["run", "run_id", "configuration", "activation.name", "activation.r", *varied, "seed"]))
+    new = [c for c in epochs if c == "run" or c not in named]
+    return Sweep(frame, frame[named].merge(epochs[new], on="run"), varied, left_out, copies, about)
 
 
-def summary(sweep: Sweep) -> pd.DataFrame:
-    """A row per configuration: its runs by outcome, and mean figures over the runs that stayed finite."""
-    rows = []
-    for name, runs in sweep.runs.groupby("configuration", sort=False):
-        last = sweep.epochs[sweep.epochs.configuration == name].groupby("path").last()
-        best = sweep.epochs[sweep.epochs.configuration == name].groupby("path").val_accuracy.max()
-        outcomes = runs.outcome.value_counts()
-        rows.append(
-            {"configuration": name, "runs": len(runs)}
-            | {outcome: int(outcomes.get(outcome, 0)) for outcome in ("ok", "collapsed", "diverged", "failed")}
-            | {f"final_{c}": last[c].mean() for c in ("train_loss", "train_accuracy", "val_loss", "val_accuracy")}
-            | {"best_val_accuracy": best.mean()}
-        )
-    return pd.DataFrame(rows)
+def shown(text: Any) -> str:
+    """A path or message that can be written as UTF-8 whatever bytes a file name is made of."""
+    return str(text).encode(errors="replace").decode()
 
 
-def _run_row(folder: Path, status: dict[str, Any]) -> dict[str, Any]:
+def folders(paths: list[Path]) -> tuple[list[Path], list[tuple[str, str]]]:
+    """The run directories at or below the paths, each once, and the paths that have none."""
+    found: dict[Path, None] = {}
+    left_out = []
+    for path in paths:
+        named = [path] if path.exists() else [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
+        runs = [run for place in named for run in run_dir.find_runs(place)]
+        found |= dict.fromkeys(run.resolve() for run in runs)
+        if not runs:
+            left_out.append((shown(path), "no run in it" if named else "no such folder"))
+    return list(found), left_out
+
+
+def _run(folder: Path) -> dict[str, Any]:
+    """A run's settings, flat, and what became of it. ValueError where status.json is not a run's."""
+    status = run_dir.read_status(folder)
     settings = status.get("settings")
     if not isinstance(settings, dict):
-        raise ValueError(f"{folder}: status.json has no settings in it ({status.get('reason') or 'no run started'})")
-    flat = {}
-    for key, value in settings.items():
-        flat |= {f"{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value}
+        raise ValueError(f"status.json: no settings in it ({status.get('reason') or 'no run started'})")
+    run = _flat(settings)
+    data = status.get("data")
+    data = data if isinstance(data, dict) else {}
     outcome = status.get("outcome") or status.get("state")
-    return flat | {
-        "path": str(folder),
-        "run_id": status.get("run_id"),
+    numbers = {"activation.r": run.get("activation.r"), "optimizer.lr": run.get("optimizer.lr"),
+               "seed": run.get("seed"), "epochs": run.get("epochs"), "data.classes": data.get("classes"),
+               "epoch": status.get("epoch")}  # fmt: skip
+    for key, value in numbers.items():
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            raise ValueError(f"status.json: {key} is {value!r}, not a number")
+    for key, value in {"activation.name": run.get("activation.name"), "run_id": status.get("run_id")}.items():
+        if not isinstance(value, str):
+            raise ValueError(f"status.json: {key} is {value!r}, not a name")
+    if outcome not in OUTCOMES:
+        raise ValueError(f"status.json: outcome is {outcome!r}, not one of {', '.join(OUTCOMES)}")
+    for key in ("activation.r", "optimizer.lr"):
+        run[key] = float(run[key])
+    return run | {
+        "run_id": status["run_id"],
+        "path": shown(folder),
         "outcome": outcome,
         "reason": status.get("reason"),
-        "classes": status.get("data", {}).get("classes"),
+        "epoch": int(numbers["epoch"]),
+        "classes": int(numbers["data.classes"]),
+        "dataset.fingerprint": str(data.get("fingerprint")),
+        "about": {key: status.get(key) for key in ABOUT},
     }
 
 
-def _label(run: dict[str, Any], varied: list[str]) -> str:
-    """A configuration in words: only what differs, the slope only where there is one."""
-    parts = []
-    slope = run["activation.name"] in WITH_SLOPE
-    if "activation.name" in varied or "activation.r" in varied or not varied:
-        parts.append(run["activation.name"])
-    for key in varied:
-        if key == "activation.name" or (key == "activation.r" and not slope):
-            continue
-        name = key if key in ("dataset.name", "model.name") else key.rsplit(".", 1)[-1]
-        value = run[key]
-        parts.append(f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}")
-    return " ".join(parts)
+def _check(run: dict[str, Any], columns: list[str], rows: int, folder: Path) -> None:
+    """ValueError where a figure is not recorded, or fewer epochs than status.json, written after them, speaks of."""
+    missing = [figure for figure in run_dir.FIGURES if figure not in columns]
+    if missing:
+        raise ValueError(f"{folder / run_dir.METRICS}: no column {missing[0]}")
+    if rows < run["epoch"]:
+        raise ValueError(f"{folder / run_dir.METRICS}: truncated, {rows} of {run['epoch']} epochs are in it")
+
+
+def _flat(settings: dict[str, Any], above: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} to {"a.b": 1}; lists become one word, so that every value can be compared and sorted."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        name = f"{above}{key}"
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{name}.")
+        else:
+            flat[name] = "-".join(map(str, value)) if isinstance(value, list) else value
+    return flat
+
+
+def _stacked(tables: list[tuple[list[str], list[list[float]]]]) -> pd.DataFrame:
+    """One frame of all runs' rows. One frame per header, not per run: pandas takes a millisecond to make one."""
+    by_header: dict[tuple[str, ...], list[list[float]]] = defaultdict(list)
+    for number, (columns, rows) in enumerate(tables):
+        by_header[("run", *columns)] += [[number, *row] for row in rows]
+    epochs = pd.concat([pd.DataFrame(rows, columns=list(header)) for header, rows in by_header.items()])
+    return epochs.astype({"run": int, "epoch": int})
+
+
+def _labelled(runs: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """Runs in the order of their settings, with their labels (activation, others, configuration); what varies."""
+    facts = ("run", "run_id", "path", "outcome", "reason", "epoch", "classes", "seed", *NOT_SETTINGS)
+    varied = [c for c in map(str, runs) if c not in facts and runs[c].map(str).nunique() > 1]
+    varied = [c for c in varied if not _follows(runs, c, varied)]
+    first = [c for c in ("activation.name", "activation.r", "optimizer.lr") if c in varied]
+    varied = first + [c for c in varied if c not in first]
+    others = [c for c in varied if not c.startswith("activation.")]
+    records = runs.to_dict("records")
+    slopes = zip(runs["activation.name"], runs["activation.r"], strict=True)
+    runs["activation"] = [_activation(name, r) for name, r in slopes]
+    runs["others"] = [" ".join(_said(key, run[key]) for key in others) for run in records]
+    if len(first) - ("optimizer.lr" in first) or not others:
+        runs["configuration"] = [
+            " ".join(filter(None, pair)) for pair in zip(runs.activation, runs.others, strict=True)
+        ]
+    else:
+        runs["configuration"] = runs["others"]
+    order = ["scaled_last", *dict.fromkeys(["activation.name", "activation.r", *others]), "seed"]
+    runs["scaled_last"] = runs["activation.name"] != "relu"
+    runs = runs.sort_values(
+        order, key=lambda c: c if pd.api.types.is_numeric_dtype(c) else c.map(str), ignore_index=True
+    )
+    return runs.drop(columns="scaled_last"), varied
+
+
+def _follows(runs: pd.DataFrame, column: str, varied: list[str]) -> bool:
+    """Whether a setting of the data is given by those that name the data: it would only make a label longer."""
+    if not column.startswith("dataset.") or column in ("dataset.name", "dataset.num_classes"):
+        return False
+    naming = ["dataset.name", "dataset.num_classes"]
+    if column == "dataset.fingerprint":  # the pictures' own: to be said only where nothing else tells them apart
+        naming = [c for c in varied if c.startswith(("dataset.", "data_seed")) and c != column]
+    known = [runs[c].map(str) for c in naming if c in runs]
+    return bool((runs[column].map(str).groupby(known).nunique() == 1).all()) if known else False
+
+
+def _activation(name: str, r: float) -> str:
+    return f"{name} r={r:g}" if name in WITH_SLOPE else name
+
+
+def _said(key: str, value: Any) -> str:
+    """A setting in a label: its last name, and its value alone where that says enough."""
+    if key in ("dataset.name", "model.name"):
+        return str(value)
+    if key == "dataset.fingerprint":
+        return f"data={value[:6]}"
+    name = key.rsplit(".", 1)[-1]
+    return f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"

@@ -1,6 +1,9 @@
-"""Frames to figures, by seaborn: legible in print, without colour, and honest about runs that left the chart."""
+"""Curves by epoch, by seaborn: legible in print, without colour, and honest about runs that left the chart."""
 
 import math
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
@@ -12,63 +15,122 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
-from .aggregate import Sweep
+from .aggregate import OUTCOMES, Sweep
 
 CURVES = {  # file name -> column, title
     "training_loss": ("train_loss", "Training loss"),
     "train_accuracy": ("train_accuracy", "Training accuracy"),
     "val_accuracy": ("val_accuracy", "Validation accuracy"),
+    "grad_norm": ("grad_norm", "Gradient norm"),
+}
+AXIS = {  # column -> what its axis says
+    "train_loss": "cross-entropy (nats)",
+    "train_accuracy": "training accuracy",
+    "val_accuracy": "validation accuracy",
+    "grad_norm": "gradient norm, last batch of the epoch",
 }
 MARKERS = "osD^vP*X<>ph"
 DASHES = ["", (4, 1.5), (1, 1), (5, 1, 1, 1), (3, 1, 1, 1, 1, 1), (6, 2)]
+ONE_CHART = 12  # configurations; more get a panel each
+MOST_PANELS = 24
 
 
-def curves(sweep: Sweep, column: str, title: str) -> Figure:
-    """One line per configuration against the epoch, the mean of its seeds, with the range of the seeds as a band.
+@dataclass
+class Chart:
+    """A figure, the name of its files, and in words what it shows, for those who do not see it."""
 
-    A run that diverged has no figures from then on: a cross at the upper edge says when, the legend how many.
+    name: str
+    title: str
+    figure: Figure
+    alt: str
+
+
+def epoch_charts(sweep: Sweep) -> Iterator[Chart]:
+    """Every curve that was recorded, drawn one at a time: a figure takes tens of MB."""
+    many = len(sweep.configurations) > ONE_CHART
+    for name, (column, title) in CURVES.items():
+        if column in sweep.epochs:
+            figure = multiples(sweep, column, title) if many else curves(sweep, [column], title)
+            yield Chart(name, title, figure, _in_words(sweep, column, title))
+    layers = sorted((c for c in map(str, sweep.epochs) if c.startswith("dead_")), key=lambda c: (len(c), c))
+    if layers and not many:
+        title = "Dead units"
+        alt = " ".join(_in_words(sweep, c, f"Share of dead units of hidden layer {c[5:]}") for c in layers)
+        yield Chart("dead_units", title, curves(sweep, layers, title), alt)
+
+
+def curves(sweep: Sweep, columns: list[str], title: str) -> Figure:
+    """A panel per column, in it a line per configuration: the mean of its seeds, their range as a band.
+
+    A run that diverged has no figures from then on: a cross above the chart says when, the legend how many.
     """
-    sns.set_theme(style="ticks", context="notebook", font="DejaVu Sans")
-    names = list(dict.fromkeys(sweep.runs.configuration))
-    palette = dict(zip(names, sns.color_palette("colorblind", len(names)), strict=True))
-    fig, ax = plt.subplots(figsize=(8.6, 4.8), layout="constrained")
-    finite = sweep.epochs.dropna(subset=[column])
-    sns.lineplot(
-        finite,
-        x="epoch",
-        y=column,
-        hue="configuration",
-        hue_order=names,
-        style="configuration",
-        style_order=names,
-        palette=palette,
-        dashes={name: DASHES[i % len(DASHES)] for i, name in enumerate(names)},
-        markers={name: MARKERS[i % len(MARKERS)] for i, name in enumerate(names)},
-        markersize=5,
-        markeredgewidth=0.4,
-        errorbar=("pi", 100),
-        err_kws={"alpha": 0.18, "linewidth": 0},
-        legend=False,
-        ax=ax,
+    set_look()
+    names = sweep.configurations
+    styles = line_styles(names)
+    fig, axes = plt.subplots(
+        1, len(columns), figsize=(8.6, 4.8), layout="constrained", sharex=True, sharey=True, squeeze=False
     )
-    _reference_line(ax, sweep.runs, column)
-    _mark_diverged(ax, sweep, palette, names)
-    _axes(ax, sweep, column)
-    ax.legend(handles=_legend(sweep, column, palette, names), loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
-    seeds = sweep.runs.groupby("configuration").seed.nunique().max()
-    band = f"mean of {seeds} seeds, band: their range" if seeds > 1 else "one seed"
-    data, classes = sweep.runs["dataset.name"].unique(), sweep.runs.classes.dropna().unique()
-    subject = f"{', '.join(data)}, {', '.join(f'{c:g}' for c in classes)} classes"
-    ax.set_title(title, loc="left", fontweight="bold", pad=22)
-    ax.text(0, 1.02, f"{subject}; {band}", transform=ax.transAxes, fontsize="small", color="0.35")
-    sns.despine(fig)
+    for ax, column in zip(axes[0], columns, strict=True):
+        _lines(ax, sweep.epochs, column, styles)
+        _reference_line(ax, sweep.runs, column)
+        _axes(ax, sweep.epochs, column)
+        if len(columns) == 1:
+            _mark_diverged(ax, sweep, styles)
+        else:
+            ax.set_title(AXIS.get(column, f"hidden layer {column[5:]}"), fontsize="small", loc="left")
+    axes[0, -1].legend(
+        handles=_legend(sweep, columns[0], styles), loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False
+    )
+    dead = "; dead: no validation sample activates the unit" if columns[0].startswith("dead_") else ""
+    head(fig, title, f"{subject(sweep.runs)}; {_band(sweep.runs)}{dead}")
+    return fig
+
+
+def multiples(sweep: Sweep, column: str, title: str) -> Figure:
+    """A panel per configuration, on one pair of axes, with ReLU or the first configuration in grey behind each."""
+    set_look()
+    names, chosen = sweep.configurations, ""
+    if len(names) > MOST_PANELS:
+        last = sweep.epochs.groupby("run").tail(1).groupby("configuration").val_accuracy.mean()
+        best = set(last.sort_values(ascending=False, na_position="last").index[: MOST_PANELS - 1])
+        chosen = f"the first and the best {MOST_PANELS - 1} of {len(names)} configurations; "
+        names = [name for i, name in enumerate(names) if i == 0 or name in best][:MOST_PANELS]
+    across = 4
+    down = math.ceil(len(names) / across)
+    fig, axes = plt.subplots(
+        down, across, figsize=(8.6, 1.0 + 1.55 * down), layout="constrained", sharex=True, sharey=True, squeeze=False
+    )
+    shown = sweep.epochs[sweep.epochs.configuration.isin(names)]
+    seeds = shown.groupby(["configuration", "epoch"])[column].agg(["mean", "min", "max"]).dropna()
+    lines = {str(name): line.droplevel(0) for name, line in seeds.groupby("configuration")}
+    for ax, name in zip(axes.flat, names, strict=False):
+        if names[0] in lines:
+            ax.plot(lines[names[0]]["mean"], color="0.5", dashes=DASHES[1], linewidth=1.2)
+        if name in lines:
+            ax.plot(lines[name]["mean"], color="0.2" if name == names[0] else "C0")
+            ax.fill_between(lines[name].index, lines[name]["min"], lines[name]["max"], alpha=0.25, linewidth=0)
+        _reference_line(ax, sweep.runs, column, named=False)
+        lost = counts(sweep.runs[sweep.runs.configuration == name])
+        ax.set_title("\n".join([name, *lost]), fontsize="x-small", loc="left")
+    for ax in axes.flat[len(names) :]:
+        ax.set_visible(False)
+    for ax in axes.flat[: len(names)]:
+        _axes(ax, shown, column)
+        ax.set(xlabel="", ylabel="")
+        ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        ax.tick_params(labelsize="x-small")
+    fig.supxlabel("epoch", fontsize="small")
+    fig.supylabel(AXIS[column], fontsize="small")
+    head(fig, title, f"{subject(sweep.runs)}; {chosen}{_band(sweep.runs)}; dashed grey: {names[0]}")
     return fig
 
 
 def save(fig: Figure, stem: Path) -> None:
     """PNG and SVG, under names that are whole files or absent; the same data give the same bytes."""
+    fig.draw_without_rendering()
+    fig.set_layout_engine("none")  # laid out by now: once, not once for each file
     for ending in ("png", "svg"):
         partial = stem.with_name(f"{stem.name}.partial.{ending}")
         metadata = {"Date": None} if ending == "svg" else {"Software": None}
@@ -78,57 +140,144 @@ def save(fig: Figure, stem: Path) -> None:
     plt.close(fig)
 
 
-def _axes(ax: Axes, sweep: Sweep, column: str) -> None:
-    last = int(max(sweep.epochs.epoch.max() if len(sweep.epochs) else 0, 2))
+def set_look() -> None:
+    """The look of every chart. Names come from files: a dollar sign in one is no formula."""
+    sns.set_theme(style="ticks", context="notebook", palette="colorblind", rc={"text.parse_math": False})
+    plt.rcParams["font.family"] = ["sans-serif"]
+    plt.rcParams["font.sans-serif"] = ["DejaVu Sans", "Verdana", "Arial", "Helvetica"]
+
+
+def line_styles(names: list[str]) -> dict[str, tuple]:
+    """Colour, dash and marker by name: told apart without colour, too."""
+    colours = sns.color_palette("colorblind", len(names))
+    return {name: (colours[i], DASHES[i % len(DASHES)], MARKERS[i % len(MARKERS)]) for i, name in enumerate(names)}
+
+
+def head(fig: Figure, title: str, subtitle: str) -> None:
+    """A bold title, and below it in grey what the figure is drawn from; blank lines keep the room for it."""
+    sns.despine(fig)
+    lines = textwrap.fill(subtitle, 104)
+    bold = fig.suptitle(title + "\n" * (1 + lines.count("\n")), x=0.01, ha="left", fontweight="bold", fontsize=13)
+    note = fig.axes[0].annotate(lines, (0, 0), xycoords=bold, va="bottom", fontsize="small", color="0.35",
+                                annotation_clip=False)  # fmt: skip
+    note.set_in_layout(False)
+
+
+def subject(runs: pd.DataFrame) -> str:
+    data, classes = sorted(runs["dataset.name"].astype(str).unique()), sorted(runs.classes.unique())
+    return f"{', '.join(data)}, {', '.join(f'{c:g}' for c in classes)} classes"
+
+
+def counts(runs: pd.DataFrame) -> list[str]:
+    """["2 of 3 diverged", ...]: what became of a configuration's runs, where they are not all well."""
+    found = runs.outcome.value_counts()
+    return [f"{found[o]} of {len(runs)} {o}" for o in OUTCOMES[1:] if o in found]
+
+
+def _band(runs: pd.DataFrame) -> str:
+    seeds = runs.groupby("configuration").seed.nunique()
+    if seeds.max() == 1:
+        return "one seed"
+    number = f"{seeds.min()}" if seeds.min() == seeds.max() else f"{seeds.min()} to {seeds.max()}"
+    return f"mean of {number} seeds while finite, band: their range"
+
+
+def _lines(ax: Axes, epochs: pd.DataFrame, column: str, styles: dict[str, tuple]) -> None:
+    """Means and ranges are taken here, once: seaborn would take them point by point, at a second per 100,000 rows."""
+    names = list(styles)
+    seeds = epochs.groupby(["configuration", "epoch"])[column].agg(["mean", "min", "max"]).dropna().reset_index()
+    if seeds.empty:
+        return
+    sns.lineplot(
+        seeds,
+        x="epoch",
+        y="mean",
+        hue="configuration",
+        hue_order=names,
+        style="configuration",
+        style_order=names,
+        palette={name: colour for name, (colour, _, _) in styles.items()},
+        dashes={name: dash for name, (_, dash, _) in styles.items()},
+        markers={name: marker for name, (_, _, marker) in styles.items()},
+        markersize=5,
+        markeredgewidth=0.4,
+        estimator=None,
+        legend=False,
+        ax=ax,
+    )
+    for name, line in seeds.groupby("configuration"):
+        ax.fill_between(line.epoch, line["min"], line["max"], color=styles[str(name)][0], alpha=0.18, linewidth=0)
+
+
+def _axes(ax: Axes, epochs: pd.DataFrame, column: str) -> None:
+    last = int(max(epochs.epoch.max() if len(epochs) else 0, 2))
     ax.set_xlim(0.5, last + 0.5)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_xlabel("epoch")
+    ax.set_ylabel(AXIS.get(column, "dead units"))
     ax.grid(axis="y", color="0.9", linewidth=0.8)
-    if "accuracy" in column:
+    least, most = epochs[column].min(), epochs[column].max()
+    if "accuracy" in column or column.startswith("dead_"):
         ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
-        ax.set_ylabel(column.replace("val", "validation").replace("train", "training").replace("_", " "))
-    else:
-        ax.set_ylabel("cross-entropy (nats)")
-        best = sweep.epochs[column].min()
-        if best > 0 and sweep.epochs[column].max() / best > 50:
-            ax.set_yscale("log")
-    ax.set_ylim(bottom=0 if ax.get_yscale() == "linear" else None)
+    elif least > 0 and most / least > 50:
+        ax.set_yscale("log")
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    if ax.get_yscale() == "linear":
+        ax.set_ylim(bottom=0, top=max(0.05, 1.05 * most) if column.startswith("dead_") and most == most else None)
 
 
-def _reference_line(ax: Axes, runs: pd.DataFrame, column: str) -> None:
+def _reference_line(ax: Axes, runs: pd.DataFrame, column: str, named: bool = True) -> None:
     """What guessing gives, where all runs have the same number of classes."""
-    classes = runs.classes.dropna().unique()
-    if len(classes) != 1:
+    classes = runs.classes.unique()
+    if len(classes) != 1 or column not in ("train_loss", "train_accuracy", "val_accuracy"):
         return
     level, text = (1 / classes[0], "chance") if "accuracy" in column else (math.log(classes[0]), "ln C: guessing")
     ax.axhline(level, color="0.45", linewidth=0.9, linestyle=(0, (2, 3)), zorder=0)
-    ax.annotate(text, (1, level), xycoords=("axes fraction", "data"), xytext=(-2, 3), textcoords="offset points",
-                ha="right", fontsize="x-small", color="0.35")  # fmt: skip
+    if named:
+        ax.annotate(text, (1, level), xycoords=("axes fraction", "data"), xytext=(-2, 3), textcoords="offset points",
+                    ha="right", fontsize="x-small", color="0.35")  # fmt: skip
 
 
-def _mark_diverged(ax: Axes, sweep: Sweep, palette: dict, names: list[str]) -> None:
-    """A cross at the upper edge where a run left the finite numbers, those of one epoch side by side."""
+def _mark_diverged(ax: Axes, sweep: Sweep, styles: dict[str, tuple]) -> None:
+    """A cross above the chart where a run left the finite numbers, those of one epoch side by side."""
     runs = sweep.runs[sweep.runs.outcome == "diverged"]
-    ends = sweep.epochs[sweep.epochs.path.isin(runs.path)].groupby("path").epoch.max()
-    marks = runs.assign(epoch=runs.path.map(ends)).groupby(["configuration", "epoch"], sort=False).size()
+    ends = sweep.epochs[sweep.epochs.run.isin(runs.run)].groupby("run").epoch.max()
+    marks = runs.assign(epoch=runs.run.map(ends)).groupby(["configuration", "epoch"], sort=False).size()
     at: dict[int, int] = {}
     for name, epoch in marks.index:
         offset = 0.28 * at.get(epoch, 0)
         at[epoch] = at.get(epoch, 0) + 1
-        ax.plot(epoch + offset, 0.985, "X", transform=ax.get_xaxis_transform(), color=palette[name],
+        ax.plot(epoch + offset, 1.03, "X", transform=ax.get_xaxis_transform(), color=styles[name][0],
                 markersize=9, markeredgecolor="white", clip_on=False, zorder=5)  # fmt: skip
 
 
-def _legend(sweep: Sweep, column: str, palette: dict, names: list[str]) -> list[Line2D]:
+def _legend(sweep: Sweep, column: str, styles: dict[str, tuple]) -> list[Line2D]:
     handles = []
-    for i, name in enumerate(names):
-        runs = sweep.runs[sweep.runs.configuration == name]
-        counts = runs.outcome.value_counts()
-        said = [f"{counts[o]} of {len(runs)} {o}" for o in ("diverged", "collapsed", "failed") if o in counts]
-        label = "\n".join([name, *said])
-        gone = sweep.epochs[sweep.epochs.configuration == name][column].notna().sum() == 0
-        dash = DASHES[i % len(DASHES)]
-        style = {"marker": "X", "linestyle": "", "markersize": 9, "markeredgecolor": "white"} if gone else {
-            "marker": MARKERS[i % len(MARKERS)], "markersize": 5, "linestyle": (0, dash) if dash else "-"}  # fmt: skip
-        handles.append(Line2D([], [], color=palette[name], label=label, **style))
+    drawn = set(sweep.epochs.dropna(subset=[column]).configuration)
+    for name, (colour, dash, marker) in styles.items():
+        label = "\n".join([name, *counts(sweep.runs[sweep.runs.configuration == name])])
+        line = {"marker": marker, "markersize": 5, "linestyle": (0, dash) if dash else "-"}
+        cross = {"marker": "X", "linestyle": "", "markersize": 9, "markeredgecolor": "white"}
+        handles.append(Line2D([], [], color=colour, label=label, **(line if name in drawn else cross)))
     return handles
+
+
+def _in_words(sweep: Sweep, column: str, title: str) -> str:
+    """What a line chart shows: where each configuration ends."""
+    ends = sweep.epochs.groupby("run").tail(1).groupby("configuration")[column].mean()
+    share = "accuracy" in column or column.startswith("dead_")
+    said = []
+    for name in sweep.configurations[:ONE_CHART]:
+        end = (
+            "no figure"
+            if math.isnan(ends.get(name, math.nan))
+            else f"{ends[name]:.1%}"
+            if share
+            else f"{ends[name]:.3g}"
+        )
+        said.append(", ".join([f"{name} {end}", *counts(sweep.runs[sweep.runs.configuration == name])]))
+    more = len(sweep.configurations) - len(said)
+    end = f"; and {more} more" if more > 0 else ""
+    return (
+        f"{title} by epoch, one line per configuration, mean of its seeds. At the last epoch: {'; '.join(said)}{end}."
+    )

@@ -1,35 +1,121 @@
-"""python -m mlp_sweep.report PATH...: the charts and tables of any runs and sweeps, from their files alone."""
+"""python -m mlp_sweep.report PATH...: findings, charts and tables of any runs and sweeps, from their files alone."""
 
 import argparse
+import itertools
+import os
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
-from . import aggregate, charts
+import pandas as pd
+
+from . import aggregate, charts, page, run_dir, slope_charts, statistics
+from .findings import findings
+
+QUIET = 30  # seconds without a running run or a change after which a watched sweep is taken to be over
 
 
-def write(paths: list[Path], out: Path) -> Path:
-    """Writes charts (PNG, SVG), epochs.csv and summary.csv into `out`, and returns it. ValueError: nothing to read."""
+def write(paths: list[Path], out: Path, baseline: str | None = None, refresh: int | None = None) -> Path:
+    """Writes report.html, the charts (PNG, SVG) and the tables (CSV) into `out`, and returns it.
+
+    ValueError: nothing to read, or no such baseline. `refresh`: seconds after which a browser loads the page anew.
+    """
     sweep = aggregate.read(paths)
+    summary = statistics.summary(sweep, baseline)
+    runs = statistics.measures(sweep)
+    comparisons = statistics.compare(runs, statistics.baselines(runs, baseline))
     out.mkdir(parents=True, exist_ok=True)
-    sweep.epochs.drop(columns="path").to_csv(out / "epochs.csv", index=False)
-    aggregate.summary(sweep).to_csv(out / "summary.csv", index=False)
-    for name, (column, title) in charts.CURVES.items():
-        charts.save(charts.curves(sweep, column, title), out / name)
+    tables = {
+        "epochs": sweep.epochs.drop(columns="run"),
+        "runs": runs.drop(columns=["run", "activation", "others"]),
+        "summary": summary,
+        "comparisons": pd.DataFrame([asdict(c) for c in comparisons]),
+    }
+    for name, table in tables.items():
+        _replace(out / f"{name}.csv", table.to_csv(index=False))
+    drawn = []
+    for chart in itertools.chain(charts.epoch_charts(sweep), slope_charts.slope_charts(sweep)):
+        charts.save(chart.figure, out / chart.name)
+        svg = page.inline_svg(out / f"{chart.name}.svg", chart.alt)
+        drawn.append(page.Drawn(chart.name, chart.title, chart.alt, svg))
+    html = page.render(sweep, summary, comparisons, findings(sweep), drawn, refresh)
+    _replace(out / "report.html", html)
     return out
 
 
+def watch(paths: list[Path], out: Path, every: float, baseline: str | None = None) -> None:
+    """Rewrites the report while the runs at the paths change; ends when none has been running for a while, or Ctrl-C.
+
+    The last page is written anew, so that what stays asks no browser to load it again.
+    """
+    seen: object = None
+    changed = time.monotonic()
+    try:
+        while True:
+            state = _state(paths)
+            if state != seen:
+                seen, changed = state, time.monotonic()
+                _say(paths, out, baseline, round(every) or 1)
+            running = any(status == "running" for _, _, status in state)
+            if not running and time.monotonic() - changed >= QUIET:
+                break
+            time.sleep(every)
+    except KeyboardInterrupt:
+        pass
+    _say(paths, out, baseline, None)
+
+
+def _say(paths: list[Path], out: Path, baseline: str | None, refresh: int | None) -> None:
+    stamp = time.strftime("%H:%M:%S")
+    try:
+        print(f"{stamp} report: {write(paths, out, baseline, refresh) / 'report.html'}", flush=True)
+    except ValueError as error:
+        print(f"{stamp} nothing to report: {error}", flush=True)
+
+
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m mlp_sweep.report", description=__doc__.split(": ", 1)[1])
+    parser = argparse.ArgumentParser(
+        prog="python -m mlp_sweep.report",
+        description="Findings, charts and tables of any runs and sweeps, from their files alone.",
+    )
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="run or sweep directories, in any mix")
     parser.add_argument("--out", type=Path, help="where to write (default: PATH/report, or outputs/reports/<time>)")
+    parser.add_argument("--baseline", metavar="NAME",
+                        help="activation ('scaled r=2') or configuration to compare with (default: relu)")  # fmt: skip
+    parser.add_argument("--watch", type=float, nargs="?", const=5, metavar="SECONDS",
+                        help="rewrite the report every few seconds (5) while a sweep runs")  # fmt: skip
     args = parser.parse_args(argv)
-    stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
-    out = args.out or (args.paths[0] / "report" if len(args.paths) == 1 else Path("outputs/reports") / stamp)
+    alone = len(args.paths) == 1 and args.paths[0].is_dir()
+    out = args.out or (
+        args.paths[0] / "report" if alone else Path("outputs/reports") / time.strftime("%Y-%m-%d_%H-%M-%S")
+    )
     try:
-        print(f"report: {write(args.paths, out)}")
+        if args.watch:
+            watch(args.paths, out, args.watch, args.baseline)
+        else:
+            print(f"report: {write(args.paths, out, args.baseline) / 'report.html'}")
     except (ValueError, OSError) as error:
         sys.exit(f"mlp_sweep.report: {error}")
+
+
+def _state(paths: list[Path]) -> list[tuple[Path, int, str]]:
+    """Every run with the time and state of its last record: equal while nothing has changed."""
+    state = []
+    for folder in aggregate.folders(paths)[0]:
+        try:
+            written = os.stat(folder / run_dir.STATUS).st_mtime_ns
+            state.append((folder, written, str(run_dir.read_status(folder).get("state"))))
+        except (ValueError, OSError):
+            continue  # the report itself says why it cannot be read
+    return state
+
+
+def _replace(path: Path, text: str) -> None:
+    """Whole or not at all: a browser may be looking."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ weights.safetensors
 mlp_sweep.log
 """
 
-import csv
 import json
 import os
 import socket
@@ -155,8 +154,11 @@ def find_runs(path: Path) -> list[Path]:
 def read_status(path: Path) -> dict[str, Any]:
     """ValueError where it is missing or no JSON object."""
     try:
-        status = json.loads((path / STATUS).read_text())
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        text = (path / STATUS).read_text(encoding="utf-8")
+        status = json.loads(text)
+        if "\\ud" in text:  # half a surrogate pair can be escaped in JSON but not be written out again
+            status = json.loads(json.dumps(status, ensure_ascii=False).encode(errors="replace"))
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path / STATUS}: unreadable ({error})") from error
     if not isinstance(status, dict):
         raise ValueError(f"{path / STATUS}: no JSON object")
@@ -166,19 +168,24 @@ def read_status(path: Path) -> dict[str, Any]:
 def read_metrics(path: Path) -> tuple[list[str], list[list[float]]]:
     """(columns, rows) of metrics.csv; a last line still being written is left out. ValueError where it is foreign."""
     try:
-        text = (path / METRICS).read_text()
-    except (OSError, UnicodeDecodeError) as error:
+        text = (path / METRICS).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
         raise ValueError(f"{path / METRICS}: unreadable ({error})") from error
-    lines = list(csv.reader(text[: text.rfind("\n") + 1].splitlines()))
-    if not lines or lines[0][:1] != ["epoch"] or lines[0][-1:] != ["seconds"]:
-        raise ValueError(f"{path / METRICS}: not the records of a run")
-    columns = lines[0]
+    header, *lines = text[: text.rfind("\n") + 1].splitlines() or [""]
+    columns = header.split(",")
+    if columns[0] != "epoch" or columns[-1] != "seconds" or len(set(columns)) < len(columns):
+        raise ValueError(f"{path / METRICS}: not the records of a run (first line: {header[:60]!r})")
     try:
-        rows = [[float(cell) for cell in line] for line in lines[1:]]
+        rows = [[float(cell) for cell in line.split(",")] for line in lines]
     except ValueError as error:
         raise ValueError(f"{path / METRICS}: {error}") from error
-    if any(len(row) != len(columns) for row in rows):
-        raise ValueError(f"{path / METRICS}: a row with more or fewer cells than columns")
+    for epoch, row in enumerate(rows, start=1):
+        if len(row) != len(columns):
+            raise ValueError(
+                f"{path / METRICS}: {len(row)} cells for {len(columns)} columns in the row of epoch {epoch}"
+            )
+        if row[0] != epoch:
+            raise ValueError(f"{path / METRICS}: epoch {row[0]:g} where epoch {epoch} should be")
     return columns, rows
 
 

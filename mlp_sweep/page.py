@@ -1,0 +1,159 @@
+"""report.html: one file that needs nothing else, for people who would rather look than read."""
+
+import math
+import re
+import shlex
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from .aggregate import OUTCOMES, Sweep, shown
+from .charts import subject
+from .findings import Finding
+from .statistics import INTERVAL, MEASURES, Comparison
+
+MOST_RUNS = 2000  # rows of the table of runs: more make a page that no phone opens; all are in runs.csv
+WORST_FIRST = ["failed", "diverged", "collapsed", "stopped", "running", "ok"]
+COLUMNS = {  # measure -> head of its column, format
+    "final_val_accuracy": ("Final accuracy", "{:.1%}"),
+    "best_val_accuracy": ("Best accuracy", "{:.1%}"),
+    "val_accuracy_area": ("Area", "{:.3f}"),
+    "final_train_loss": ("Final training loss", "{:.3g}"),
+    "largest_jump": ("Largest rise of loss", "{:.2g}"),
+}
+
+
+@dataclass
+class Drawn:
+    """A chart on the page: its SVG, inline."""
+
+    name: str
+    title: str
+    alt: str
+    svg: Markup
+
+
+@dataclass
+class Cell:
+    """A cell of a sortable table: what it says, and the value that it sorts by ("" sorts last)."""
+
+    text: str
+    value: Any
+
+
+def render(
+    sweep: Sweep,
+    summary: pd.DataFrame,
+    comparisons: list[Comparison],
+    found: list[Finding],
+    drawn: list[Drawn],
+    refresh: int | None = None,
+) -> str:
+    """The page. `refresh`: seconds after which a browser is to load it anew, while a sweep runs."""
+    environment = Environment(loader=PackageLoader("mlp_sweep"), autoescape=True, undefined=StrictUndefined,
+                              trim_blocks=True, lstrip_blocks=True)  # fmt: skip
+    outcomes = sweep.runs.outcome.value_counts()
+    order = sweep.runs.assign(rank=sweep.runs.outcome.map(WORST_FIRST.index))
+    listed = order.sort_values("rank", kind="stable").head(MOST_RUNS)
+    return environment.get_template("report.html.j2").render(
+        subject=subject(sweep.runs),
+        outcomes=[(o, int(outcomes[o])) for o in OUTCOMES if o in outcomes],
+        configurations=len(summary),
+        findings=found,
+        charts=drawn,
+        interval=INTERVAL,
+        measures=[(head, MEASURES[measure]) for measure, (head, _) in COLUMNS.items()],
+        heads=["Configuration", "Runs in means", *(head for head, _ in COLUMNS.values()), "Epochs to baseline", "Runs"],
+        rows=[configuration_row(row) for row in summary.to_dict("records")],
+        compared=[comparison_row(c) for c in comparisons if c.measure == "final_val_accuracy"],
+        runs=listed.to_dict("records"),
+        left_off=len(sweep.runs) - len(listed),
+        left_out=sweep.left_out,
+        copies=sweep.copies,
+        origins=origins(sweep.about),
+        refresh=refresh,
+    )
+
+
+def configuration_row(row: dict[Any, Any]) -> list[Cell]:
+    ended = row["ok"] + row["collapsed"]
+    cells = [Cell(row["configuration"], row["configuration"]), Cell(f"{ended} of {row['runs']}", ended)]
+    for measure, (_, form) in COLUMNS.items():
+        cells.append(_figure(row[measure], row[f"{measure}_low"], row[f"{measure}_high"], form))
+    tried = f"{row['reached_baseline']} of {row['runs']}"
+    if math.isnan(row["baseline_accuracy"]):
+        cells.append(Cell("no baseline", ""))
+    elif math.isnan(row["epochs_to_baseline"]):
+        cells.append(Cell(f"never ({tried})", ""))
+    else:
+        cells.append(Cell(f"{row['epochs_to_baseline']:g} ({tried})", row["epochs_to_baseline"]))
+    said = ", ".join(f"{row[o]} {o}" for o in OUTCOMES if row[o])
+    return [*cells, Cell(said, row["runs"] - row["ok"])]
+
+
+def comparison_row(c: Comparison) -> list[Cell]:
+    cells = [Cell(c.configuration, c.configuration), Cell(c.baseline, c.baseline)]
+    cells.append(Cell(f"{c.pairs} of {c.pairs + c.unpaired}", c.pairs))
+    cells.append(_figure(100 * c.difference, 100 * c.low, 100 * c.high, "{:+.1f}"))
+    if c.note:
+        return [*cells, Cell("", ""), Cell(c.note, "")]
+    return [*cells, Cell(f"{c.effect:+.2f}", c.effect), Cell("< 0.001" if c.p < 0.001 else f"{c.p:.3f}", c.p)]
+
+
+def inline_svg(path: Path, alt: str) -> Markup:
+    """A chart's SVG for use within HTML, its ids made the page's own. Matplotlib has escaped the texts in it."""
+    text = path.read_text(encoding="utf-8")
+    svg = text[text.index("<svg") :]
+    name = path.stem
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'\b(id="|href="#|url\(#)', rf"\g<1>{name}-", svg)
+    svg = re.sub(r' xmlns:xlink="[^"]*"| version="1.1"', "", svg).replace("xlink:href", "href")
+    width, height = (float(n) for n in re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)[0])
+    sized = re.sub(r' width="[^"]*"| height="[^"]*"', "", svg[: svg.index(">")])
+    sized = f'{sized} role="img" width="{width:.0f}" height="{height:.0f}"'
+    return Markup(sized) + Markup(' aria-label="{}"').format(alt) + Markup(svg[svg.index(">") :])
+
+
+def origins(about: list[dict[str, Any]]) -> list[tuple[str, list[tuple[str, int]]]]:
+    """How the runs came about: for each fact its values, with the number of runs of each."""
+    facts = {
+        "Command": lambda a: _command(a.get("command")),
+        "Versions": lambda a: ", ".join(f"{k} {v}" for k, v in _mapping(a.get("versions")).items()),
+        "Git commit": lambda a: a.get("git_commit"),
+        "Data": lambda a: _data(_mapping(a.get("data"))),
+        "Hardware": lambda a: a.get("device"),
+        "Engine and kernel": lambda a: ", ".join(str(a[k]) for k in ("engine", "kernel") if a.get(k)),
+    }
+    found = []
+    for fact, value in facts.items():
+        said = Counter(shown(value(a) or "not recorded") for a in about)
+        found.append((fact, said.most_common(8)))
+    return found
+
+
+def _command(command: Any) -> str:
+    if not isinstance(command, list) or not command:
+        return ""
+    program, *rest = map(str, command)
+    return " ".join(["python -m mlp_sweep" if "mlp" in Path(program).as_posix() else program, shlex.join(rest)]).strip()
+
+
+def _data(data: dict[str, Any]) -> str:
+    counts = ", ".join(f"{data[k]} {k}" for k in ("classes", "train", "val") if k in data)
+    return f"{data.get('name')}, fingerprint {data.get('fingerprint')} ({counts})" if data else ""
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _figure(mean: float, low: float, high: float, form: str) -> Cell:
+    if math.isnan(mean):
+        return Cell("none", "")
+    interval = "" if math.isnan(low) else f" [{form.format(low)}, {form.format(high)}]"
+    return Cell(form.format(mean) + interval, mean)

@@ -1,0 +1,209 @@
+"""What the slope does: final accuracy and outcome against r, against the effective learning rate, and r by lr.
+
+Under vanilla SGD slope r at learning rate lr trains the hidden layers as ReLU would at lr r^2 (with weights r times as
+large to begin with), so runs of different r and lr are laid beside each other by lr r^2.
+"""
+
+import itertools
+from collections.abc import Iterator
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter, NullLocator, PercentFormatter
+
+from .aggregate import COMPLETE, LOST, Sweep
+from .charts import Chart, head, line_styles, set_look, subject
+from .config import WITH_SLOPE
+from .statistics import INTERVAL, by_seed, mean_interval, measures
+
+X = {"activation.r": "slope r (ReLU: r = 1)", "effective_lr": "effective learning rate of the hidden layers, lr r²"}
+FILL = {"ok": ("0.8", ""), "collapsed": ("#de8f05", "////"), "diverged": ("#cc78bc", "xxxx")}  # colour, hatch
+MOST_LINES = 8
+MOST_DOTS = 400  # runs; beyond, a dot per run is a smear and a large file
+
+
+def slope_charts(sweep: Sweep) -> Iterator[Chart]:
+    """Those of the charts that the sweep has the runs for."""
+    runs = measures(sweep)
+    runs = runs[runs["activation.name"].isin(["relu", *WITH_SLOPE]) & runs.outcome.isin([*COMPLETE, *LOST])]
+    runs = runs.assign(effective_lr=runs["optimizer.lr"] * runs["activation.r"] ** 2)
+    if runs["activation.r"].nunique() < 2:
+        return
+    title = "Final validation accuracy against the slope"
+    yield Chart("r_sweep", title, against(runs, "activation.r", title), _in_words(runs, "activation.r", title))
+    if runs["optimizer.lr"].nunique() < 2:
+        return
+    title = "Final validation accuracy against the effective learning rate"
+    yield Chart("effective_lr", title, against(runs, "effective_lr", title), _in_words(runs, "effective_lr", title))
+    if not [c for c in sweep.varied if not c.startswith("activation.") and c != "optimizer.lr"]:
+        title = "Final validation accuracy by slope and learning rate"
+        yield Chart("r_by_lr", title, heat_map(runs, title), _in_words(runs, "configuration", title))
+
+
+def against(runs: pd.DataFrame, x: str, title: str) -> Figure:
+    """Accuracy above, a line per group of other settings; below it what became of the runs at each x."""
+    set_look()
+    groups = list(dict.fromkeys(runs.others))
+    note = ""
+    if len(groups) > MOST_LINES:
+        groups = [groups[i] for i in np.linspace(0, len(groups) - 1, MOST_LINES).astype(int)]
+        note = f"{MOST_LINES} groups shown of {runs.others.nunique()}; "
+    runs = runs[runs.others.isin(groups)]
+    fig, (top, bottom) = plt.subplots(2, 1, figsize=(8.6, 5.6), layout="constrained", sharex=True, height_ratios=[4, 1])
+    styles = line_styles(groups)
+    for others, group in runs.groupby("others", sort=False):
+        _means(top, group, x, *styles[str(others)], label=str(others))
+    if len(groups) == 1:
+        _relu_line(top, runs)
+    if len(groups) == 1 or x == "effective_lr":
+        _lost_regions(top, runs, x)
+    classes = runs.classes.unique()
+    if len(classes) == 1:
+        top.axhline(1 / classes[0], color="0.45", linewidth=0.9, linestyle=(0, (2, 3)), zorder=0)
+        top.annotate("chance", (0, 1 / classes[0]), xycoords=("axes fraction", "data"), xytext=(3, 3),
+                     textcoords="offset points", fontsize="x-small", color="0.35")  # fmt: skip
+    _outcome_bars(bottom, runs, x)
+    most = runs.final_val_accuracy.max()
+    top.set(ylabel="validation accuracy", ylim=(0, 1.15 * most if most > 0 else 1))
+    top.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+    top.grid(axis="y", color="0.9", linewidth=0.8)
+    if len(groups) > 1:
+        top.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
+    _log_axis(bottom, runs, x)
+    dots = "dots: seeds; " if len(runs) <= MOST_DOTS else ""
+    head(fig, title, f"{subject(runs)}; {note}{dots}bars: {INTERVAL}; means cover runs trained to their end")
+    return fig
+
+
+def heat_map(runs: pd.DataFrame, title: str) -> Figure:
+    """A cell per r and lr: mean final accuracy of the runs trained to their end, and how many were lost."""
+    set_look()
+    cells = runs.groupby(["activation.r", "optimizer.lr"])
+    mean = cells.final_val_accuracy.mean().unstack().sort_index(ascending=False)
+    lost = cells.outcome.agg(lambda o: o.isin(LOST).sum()).unstack().reindex_like(mean)
+    number = cells.size().unstack().reindex_like(mean)
+    words = [
+        ["" if np.isnan(n) else "\n".join(([f"{m:.1%}"] if m == m else []) + ([f"{k:g} of {n:g} lost"] if k else []))
+         for m, k, n in zip(*row, strict=True)]
+        for row in zip(mean.to_numpy(), lost.to_numpy(), number.to_numpy(), strict=True)
+    ]  # fmt: skip
+    few = mean.size <= 80
+    fig, ax = plt.subplots(figsize=(8.6, min(9.0, 1.8 + 0.55 * len(mean))), layout="constrained")
+    ax.set_facecolor("0.88")
+    bar = {"label": "validation accuracy", "format": PercentFormatter(1, decimals=0)}
+    sns.heatmap(mean, annot=np.array(words) if few else None, fmt="", cmap="viridis", vmin=0, linewidths=0.5,
+                annot_kws={"fontsize": "x-small"}, cbar_kws=bar, ax=ax)  # fmt: skip
+    gone = np.argwhere(mean.isna().to_numpy() & number.notna().to_numpy())
+    for row, column in gone:  # a cell without a mean is drawn by no colour map: name it on the ground
+        ax.text(column + 0.5, row + 0.5, words[row][column] if few else "×", ha="center", va="center",
+                fontsize="x-small", color="0.2")  # fmt: skip
+    ax.set(xlabel="learning rate lr", ylabel="slope r (ReLU: r = 1)")
+    ax.set_xticklabels([f"{v:g}" for v in mean.columns], rotation=0)
+    ax.set_yticklabels([f"{v:g}" for v in mean.index], rotation=0)
+    head(fig, title, f"{subject(runs)}; mean over the seeds trained to their end; grey: none was; "
+                     "lost: diverged or collapsed")  # fmt: skip
+    return fig
+
+
+def _means(ax: Axes, runs: pd.DataFrame, x: str, colour: tuple, dash: tuple, marker: str, label: str) -> None:
+    at = []
+    for value, group in runs.groupby(x):
+        mean, low, high = mean_interval(by_seed(group, "final_val_accuracy"))
+        at.append((value, mean, mean - low, high - mean))
+    xs, means, below, above = np.array(at, dtype=float).T
+    if len(runs) <= MOST_DOTS:
+        sns.scatterplot(runs, x=x, y="final_val_accuracy", color=colour, alpha=0.45, s=14, linewidth=0, ax=ax)
+    spread = np.nan_to_num([below, above])
+    ax.errorbar(xs, means, yerr=spread, color=colour, marker=marker, markersize=6, markeredgecolor="white",
+                linestyle=(0, dash) if dash else "-", capsize=3, label=label)  # fmt: skip
+
+
+def _relu_line(ax: Axes, runs: pd.DataFrame) -> None:
+    relu = runs[runs["activation.name"] == "relu"]
+    mean, low, high = mean_interval(by_seed(relu, "final_val_accuracy"))
+    if np.isnan(mean):
+        return
+    ax.axhline(mean, color="0.25", linewidth=1, linestyle=(0, (6, 3)), zorder=1)
+    if not np.isnan(low):
+        ax.axhspan(low, high, color="0.25", alpha=0.1, linewidth=0, zorder=0)
+    ax.annotate("ReLU", (1, mean), xycoords=("axes fraction", "data"), xytext=(-2, 3), textcoords="offset points",
+                ha="right", fontsize="x-small", color="0.25")  # fmt: skip
+
+
+def _lost_regions(ax: Axes, runs: pd.DataFrame, x: str) -> None:
+    """Shades where most runs were lost, up to half way (in logarithms) to the neighbours that were not."""
+    values = np.sort(runs[x].unique())
+    edges = np.sqrt(values[1:] * values[:-1])
+    edges = np.array([values[0] ** 2 / edges[0], *edges, values[-1] ** 2 / edges[-1]])
+    outcomes = [runs[runs[x] == value].outcome for value in values]
+    kinds = [next((k for k in LOST if (o == k).mean() > 0.5), "lost" if o.isin(LOST).mean() > 0.5 else "")
+             for o in outcomes]  # fmt: skip
+    start = 0
+    for kind, same in itertools.groupby(kinds):
+        end = start + len(list(same))
+        if kind:
+            ax.axvspan(
+                edges[start],
+                edges[end],
+                facecolor=FILL.get(kind, FILL["collapsed"])[0],
+                alpha=0.16,
+                linewidth=0,
+                zorder=0,
+            )
+            middle = np.sqrt(edges[start] * edges[end])
+            ax.annotate(f"most {kind}", (middle, 0.98), xycoords=("data", "axes fraction"), ha="center", va="top",
+                        rotation=90, fontsize="x-small", color="0.25")  # fmt: skip
+        start = end
+
+
+def _outcome_bars(ax: Axes, runs: pd.DataFrame, x: str) -> None:
+    shares = pd.crosstab(runs[x], runs.outcome, normalize="index").reindex(columns=list(FILL), fill_value=0)
+    values = shares.index.to_numpy(dtype=float)
+    gap = np.diff(np.log(values)).min()
+    across = np.log(values[-1] / values[0])
+    wide = np.exp(np.clip(gap * 0.35, across / 120, across / 40))
+    below = np.zeros(len(values))
+    for outcome, (colour, hatch) in FILL.items():
+        height = shares[outcome].to_numpy()
+        ax.bar(values / wide, height, values * wide - values / wide, below, align="edge", color=colour, hatch=hatch,
+               edgecolor="white", linewidth=0.5)  # fmt: skip
+        below += height
+    ax.set(ylabel="runs", ylim=(0, 1))
+    ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    handles = [Patch(facecolor=c, hatch=h, edgecolor="white", label=o) for o, (c, h) in FILL.items()]
+    ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1.1), frameon=False, fontsize="small")
+
+
+def _log_axis(ax: Axes, runs: pd.DataFrame, x: str) -> None:
+    """Ticks at the values themselves; under each r also its effective learning rate, where lr is the same for all."""
+    ticks, rates = np.sort(runs[x].unique()), runs["optimizer.lr"].unique()
+    ax.set_xscale("log")
+    ax.set_xlabel(X[x])
+    form = FuncFormatter(lambda value, _: f"{value:.4g}")
+    if len(ticks) <= 12:
+        room = np.log(ticks[-1] / ticks[0]) / 16  # what a label takes of the axis
+        kept = [ticks[0]]
+        for tick in ticks[1:]:
+            kept += [tick] if np.log(tick / kept[-1]) >= room else []
+        ax.set_xticks(kept)
+        ax.xaxis.set_minor_locator(NullLocator())
+        if x == "activation.r" and len(rates) == 1:
+            form = FuncFormatter(lambda r, _: f"{r:.4g}\n{rates[0] * r * r:.3g}")
+            ax.set_xlabel("slope r (ReLU: r = 1), and below it the effective learning rate of the hidden layers, lr r²")
+    ax.xaxis.set_major_formatter(form)
+
+
+def _in_words(runs: pd.DataFrame, x: str, title: str) -> str:
+    said = []
+    for value, group in runs.groupby(x, sort=x != "configuration"):
+        mean, lost = group.final_val_accuracy.mean(), int(group.outcome.isin(LOST).sum())
+        figure = "none trained to its end" if np.isnan(mean) else f"{mean:.1%}"
+        name = f"{value:g}" if isinstance(value, float) else str(value)
+        said.append(f"{name}: {figure}, {lost} of {len(group)} lost")
+    more = f"; and {len(said) - 24} more" if len(said) > 24 else ""
+    return f"{title}, means over seeds. {'; '.join(said[:24])}{more}."

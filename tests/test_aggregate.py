@@ -1,0 +1,201 @@
+"""Run directories to frames: what is read, what is left out and why, and what makes a label."""
+
+import json
+from pathlib import Path
+
+import pytest
+from made_up import NAN, write_run
+
+from mlp_sweep import aggregate, run_dir
+
+
+def test_only_settings_that_differ_become_labels(tmp_path: Path):
+    write_run(tmp_path / "a", "relu", lr=0.01)
+    write_run(tmp_path / "b", "scaled", 2.0, lr=0.01)
+    write_run(tmp_path / "c", "scaled", 2.0, lr=0.1)
+    sweep = aggregate.read([tmp_path])
+    assert sweep.varied == ["activation.name", "activation.r", "optimizer.lr"]
+    assert sweep.configurations == ["relu lr=0.01", "scaled r=2 lr=0.01", "scaled r=2 lr=0.1"]
+    assert sweep.epochs["optimizer.lr"].dtype == float and sweep.epochs["epoch"].dtype == int
+
+
+@pytest.mark.parametrize("settings, label", [
+    ({"model": {"name": "mlp", "hidden": [32]}}, "hidden=32"),
+    ({"batch_size": 16}, "batch_size=16"),
+    ({"dataset": {"name": "other", "num_classes": 10, "image_size": 4}}, "other"),
+])  # fmt: skip
+def test_a_setting_is_named_by_its_last_word_and_what_the_data_set_decides_is_not(
+    tmp_path: Path, settings: dict, label: str
+):
+    write_run(tmp_path / "a")
+    write_run(tmp_path / "b", settings=settings)
+    assert label in aggregate.read([tmp_path]).configurations
+
+
+def test_other_pictures_under_the_same_settings_are_another_configuration(tmp_path: Path):
+    write_run(tmp_path / "a")
+    data = {"name": "made_up", "fingerprint": "0123456789", "classes": 10}
+    write_run(tmp_path / "b", status={"data": data, "run_id": "other"})
+    assert aggregate.read([tmp_path]).configurations == ["data=012345", "data=ffffff"]
+
+
+def test_equal_runs_are_counted_once_and_named(tmp_path: Path):
+    write_run(tmp_path / "a", val_accuracy=[0.1, 0.2])
+    write_run(tmp_path / "b", val_accuracy=[0.1, 0.2], status={"same_as": "a"})
+    sweep = aggregate.read([tmp_path])
+    assert len(sweep.runs) == 1 and len(sweep.epochs) == 2
+    assert sweep.copies == [(str(tmp_path / "b"), str(tmp_path / "a"))]
+
+
+def test_of_equal_runs_the_one_that_ended_counts(tmp_path: Path):
+    write_run(tmp_path / "a", outcome="running", status={"run_id": "same"}, val_accuracy=[0.1])
+    write_run(tmp_path / "b", outcome="ok", status={"run_id": "same"}, val_accuracy=[0.1, 0.2])
+    sweep = aggregate.read([tmp_path])
+    assert sweep.runs.outcome.tolist() == ["ok"] and len(sweep.epochs) == 2 and not sweep.left_out
+
+
+def test_paths_overlap_and_globs_expand(tmp_path: Path):
+    write_run(tmp_path / "one" / "a", seed=0)
+    write_run(tmp_path / "two" / "a", seed=1)
+    assert len(aggregate.read([tmp_path, tmp_path / "one", tmp_path / "one" / "a"]).runs) == 2
+    assert len(aggregate.read([tmp_path / "*" / "a"]).runs) == 2
+
+
+def test_figures_come_back_as_they_were_written(tmp_path: Path):
+    losses = [1 / 3, 2.5e-300, 1e300]
+    write_run(tmp_path / "a", train_loss=losses, val_accuracy=[0.1, 0.2, 0.3])
+    assert aggregate.read([tmp_path]).epochs.train_loss.tolist() == losses
+
+
+def test_runs_with_other_columns_are_read_together(tmp_path: Path):
+    write_run(tmp_path / "a", columns={"dead_1": [0.0, 0.5], "grad_norm": [1.0, 2.0]})
+    write_run(tmp_path / "b", seed=1)
+    epochs = aggregate.read([tmp_path]).epochs
+    assert epochs.dead_1.tolist()[:2] == [0.0, 0.5] and epochs.grad_norm.isna().sum() == 2
+
+
+def _damage(folder: Path, how: str) -> str:
+    """Damages a run; returns a part of the reason expected."""
+    metrics, status = folder / run_dir.METRICS, folder / run_dir.STATUS
+    record = json.loads(status.read_text())
+    lines = metrics.read_text().splitlines(keepends=True)
+
+    def rewrite(**changes: object) -> None:
+        status.write_text(json.dumps(record | changes))
+
+    match how:
+        case "no metrics":
+            metrics.unlink()
+            return "unreadable"
+        case "empty metrics":
+            metrics.write_text("")
+            return "not the records of a run"
+        case "foreign metrics":
+            metrics.write_text("name,price\nbread,2\n")
+            return "not the records of a run"
+        case "truncated metrics":
+            metrics.write_text("".join(lines[:-1]))
+            return "truncated, 1 of 2 epochs"
+        case "cut in a row":
+            metrics.write_text("".join(lines)[:-3])
+            return "truncated, 1 of 2 epochs"
+        case "no losses":
+            metrics.write_text("".join(lines).replace("train_loss", "train_cost"))
+            return "no column train_loss"
+        case "short row":
+            metrics.write_text("".join([*lines[:-1], "2,0.5\n"]))
+            return "2 cells for 6 columns"
+        case "words for numbers":
+            metrics.write_text("".join(lines).replace("0.2", "<b>"))
+            return "could not convert"
+        case "an epoch twice":
+            metrics.write_text("".join([*lines, lines[-1]]))
+            return "epoch 2 where epoch 3 should be"
+        case "bytes for text":
+            metrics.write_bytes(b"\xff\xfe\x00")
+            return "unreadable"
+        case "status is no JSON":
+            status.write_text("{")
+            return "status.json: unreadable"
+        case "status nested without end":
+            status.write_text("[" * 100_000)
+            return "status.json: unreadable"
+        case "status is a list":
+            status.write_text("[]")
+            return "no JSON object"
+        case "no settings":
+            status.write_text('{"state": "failed", "reason": "no pictures there"}')
+            return "no pictures there"
+        case "foreign outcome":
+            rewrite(outcome="splendid")
+            return "outcome is 'splendid'"
+        case "lr is a word":
+            rewrite(settings=record["settings"] | {"optimizer": {"name": "sgd", "lr": "high"}})
+            return "optimizer.lr is 'high', not a number"
+        case "no activation":
+            rewrite(settings=record["settings"] | {"activation": {"r": 1.0}})
+            return "activation.name is None, not a name"
+        case _:
+            rewrite(data=None)
+            return "data.classes is None"
+
+
+@pytest.mark.parametrize("how", [
+    "no metrics", "empty metrics", "foreign metrics", "truncated metrics", "cut in a row", "no losses", "short row",
+    "words for numbers", "an epoch twice", "bytes for text", "status is no JSON", "status nested without end",
+    "status is a list", "no settings", "foreign outcome", "lr is a word", "no activation", "no data",
+])  # fmt: skip
+def test_what_cannot_be_read_is_named_with_its_reason_and_the_rest_is_read(tmp_path: Path, how: str):
+    write_run(tmp_path / "good")
+    reason = _damage(write_run(tmp_path / "bad", seed=1), how)
+    sweep = aggregate.read([tmp_path])
+    assert len(sweep.runs) == 1
+    [(path, said)] = sweep.left_out
+    assert path == str(tmp_path / "bad") and reason in said
+
+
+@pytest.mark.parametrize("outcome", ["running", "stopped", "failed"])
+def test_a_run_that_did_not_end_is_named(tmp_path: Path, outcome: str):
+    write_run(tmp_path / "a", outcome=outcome, val_accuracy=[0.1])
+    sweep = aggregate.read([tmp_path])
+    assert sweep.runs.outcome.tolist() == [outcome] and "after epoch 1 of 4" in sweep.left_out[0][1]
+
+
+def test_a_run_still_being_written_is_in_the_curves_and_named(tmp_path: Path):
+    write_run(tmp_path / "a", outcome="running", val_accuracy=[0.1, 0.2], settings={"epochs": 20})
+    with open(tmp_path / "a" / run_dir.METRICS, "a") as file:
+        file.write("3,0.1,0.")
+    sweep = aggregate.read([tmp_path])
+    assert sweep.epochs.epoch.tolist() == [1, 2]
+    assert "still running after epoch 2 of 20" in sweep.left_out[0][1]
+
+
+def test_a_folder_without_runs_and_a_missing_one_are_named(tmp_path: Path):
+    write_run(tmp_path / "runs" / "a")
+    (tmp_path / "empty").mkdir()
+    sweep = aggregate.read([tmp_path / "runs", tmp_path / "empty", tmp_path / "missing"])
+    assert sweep.left_out == [(str(tmp_path / "empty"), "no run in it"), (str(tmp_path / "missing"), "no such folder")]
+
+
+def test_nothing_readable_is_an_error_that_names_every_path(tmp_path: Path):
+    with pytest.raises(ValueError, match="missing: no such folder"):
+        aggregate.read([tmp_path / "missing"])
+
+
+def test_names_that_are_no_unicode_can_be_written_out(tmp_path: Path):
+    write_run(tmp_path / "a", settings={"dataset": {"name": "half \ud800 pair"}})
+    sweep = aggregate.read([tmp_path])
+    assert sweep.runs["dataset.name"].map(str.encode).tolist() == [b"half ? pair"]
+
+
+def test_a_diverged_run_keeps_its_row_without_figures(tmp_path: Path):
+    write_run(tmp_path / "a", outcome="diverged", val_accuracy=[0.1, 0.2], train_loss=[2.0, NAN])
+    epochs = aggregate.read([tmp_path]).epochs
+    assert epochs.epoch.tolist() == [1, 2, 3] and epochs.train_loss.isna().tolist() == [False, True, True]
+
+
+def test_a_run_that_diverged_before_its_first_epoch_ended_and_one_of_no_epochs(tmp_path: Path):
+    write_run(tmp_path / "a", outcome="diverged", val_accuracy=[])
+    write_run(tmp_path / "b", val_accuracy=[], settings={"epochs": 0})
+    sweep = aggregate.read([tmp_path])
+    assert len(sweep.runs) == 2 and len(sweep.epochs) == 1

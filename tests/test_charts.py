@@ -1,0 +1,126 @@
+"""Charts: what is drawn is what was recorded, what was lost is marked, and names are only names."""
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from made_up import NAN, write_run, write_sweep
+from matplotlib.colors import to_rgb
+
+from mlp_sweep import aggregate, charts, slope_charts
+from mlp_sweep.aggregate import Sweep
+from mlp_sweep.charts import Chart
+
+
+@pytest.fixture(autouse=True)
+def _close():
+    yield
+    plt.close("all")
+
+
+def _all(sweep: Sweep) -> dict[str, Chart]:
+    return {chart.name: chart for drawn in (charts.epoch_charts, slope_charts.slope_charts) for chart in drawn(sweep)}
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Sweep:
+    write_sweep(tmp_path, {
+        "relu": [{"val_accuracy": [0.1, 0.2, 0.3]}, {"val_accuracy": [0.2, 0.3, 0.5]}],
+        "scaled 2": [{"val_accuracy": [0.3, 0.4, 0.6]}, {"val_accuracy": [0.3], "outcome": "diverged"}],
+        "scaled 62": [{"val_accuracy": [], "outcome": "diverged"}] * 2,
+    })  # fmt: skip
+    return aggregate.read([tmp_path])
+
+
+def test_a_line_is_the_mean_of_its_seeds_and_its_band_their_range(sweep: Sweep):
+    ax = charts.curves(sweep, ["val_accuracy"], "Validation accuracy").axes[0]
+    line = next(line for line in ax.lines if len(line.get_xdata()) == 3)  # pyright: ignore[reportArgumentType]
+    np.testing.assert_allclose(np.asarray(line.get_ydata()), [0.15, 0.25, 0.4])
+    band = np.asarray(ax.collections[0].get_paths()[0].vertices)
+    assert {(1, 0.1), (1, 0.2), (3, 0.3), (3, 0.5)} <= {tuple(map(float, point)) for point in band}
+
+
+def test_a_diverged_run_is_a_cross_at_its_epoch_and_a_count_in_the_legend(sweep: Sweep):
+    ax = charts.curves(sweep, ["val_accuracy"], "Validation accuracy").axes[0]
+    crosses = [float(np.asarray(line.get_xdata())[0]) for line in ax.lines if line.get_marker() == "X"]
+    assert crosses == [2.0, 1.0]  # r = 2 in its second epoch, r = 62 in its first
+    legend = ax.get_legend()
+    assert legend is not None
+    words = [text.get_text() for text in legend.get_texts()]
+    assert words == ["relu", "scaled r=2\n1 of 2 diverged", "scaled r=62\n2 of 2 diverged"]
+
+
+def test_the_lines_differ_without_their_colour():
+    styles = charts.line_styles([f"configuration {i}" for i in range(charts.ONE_CHART)]).values()
+    assert len({(dash, marker) for _, dash, marker in styles}) == charts.ONE_CHART
+
+
+def test_guessing_is_a_line_at_its_level(sweep: Sweep):
+    levels = {}
+    for column in ("train_loss", "val_accuracy"):
+        ax = charts.curves(sweep, [column], "").axes[0]
+        levels[column] = [float(np.asarray(line.get_ydata())[0]) for line in ax.lines if line.get_color() == "0.45"]
+    assert levels == {"train_loss": [pytest.approx(np.log(10))], "val_accuracy": [pytest.approx(0.1)]}
+
+
+def test_figures_far_apart_get_a_logarithmic_axis(tmp_path: Path):
+    write_run(tmp_path / "a", train_loss=[1e6, 1.0])
+    ax = charts.curves(aggregate.read([tmp_path]), ["train_loss"], "").axes[0]
+    assert ax.get_yscale() == "log"
+
+
+def test_more_configurations_than_a_legend_holds_get_a_panel_each(tmp_path: Path):
+    for i in range(charts.MOST_PANELS + 6):
+        write_run(tmp_path / str(i), "scaled" if i else "relu", 1 + i / 10, val_accuracy=[0.1, i / 100])
+    figure = charts.multiples(aggregate.read([tmp_path]), "val_accuracy", "Validation accuracy")
+    titles = [ax.get_title("left") for ax in figure.axes if ax.get_visible()]
+    assert len(titles) == charts.MOST_PANELS and titles[0] == "relu"
+    assert titles[-1] == "scaled r=3.9" and "scaled r=1.1" not in titles  # the best are shown
+
+
+def test_recorded_diagnostics_are_drawn_and_others_are_not(tmp_path: Path, sweep: Sweep):
+    write_run(tmp_path / "new" / "a", columns={"dead_1": [0, 0.5], "dead_2": [0, 1], "grad_norm": [1, 2]})
+    assert {"dead_units", "grad_norm"} <= set(_all(aggregate.read([tmp_path / "new"])))
+    assert set(_all(sweep)) == {"training_loss", "train_accuracy", "val_accuracy", "r_sweep"}
+
+
+def test_the_slope_chart_marks_relu_and_where_runs_were_lost(sweep: Sweep):
+    figure = _all(sweep)["r_sweep"].figure
+    top, bottom = figure.axes
+    assert {"ReLU", "chance", "most diverged"} <= {text.get_text() for text in top.texts}
+    diverged = to_rgb(slope_charts.FILL["diverged"][0])
+    bars = [p for p in bottom.patches if to_rgb(p.get_facecolor()) == pytest.approx(diverged)]
+    assert [bar.get_height() for bar in bars] == [0, 0.5, 1]  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_r_by_lr_is_a_cell_each_with_its_mean_and_its_losses(tmp_path: Path):
+    for r, lr, accuracy in ((1, 0.01, 0.2), (2, 0.01, 0.3), (1, 0.1, 0.4)):
+        write_run(tmp_path / f"{r} {lr}", "scaled" if r > 1 else "relu", r, lr=lr, val_accuracy=[accuracy])
+    write_run(tmp_path / "lost", "scaled", 2, lr=0.1, outcome="diverged", val_accuracy=[])
+    drawn = _all(aggregate.read([tmp_path]))
+    words = [text.get_text() for text in drawn["r_by_lr"].figure.axes[0].texts]
+    assert sorted(word for word in words if "," not in word) == ["1 of 1 lost", "20.0%", "30.0%", "40.0%"]
+    assert "effective_lr" in drawn
+
+
+def test_every_chart_says_in_words_where_its_lines_end(sweep: Sweep):
+    drawn = _all(sweep)
+    assert "relu 40.0%" in drawn["val_accuracy"].alt
+    assert "scaled r=62 no figure, 2 of 2 diverged" in drawn["val_accuracy"].alt
+    assert "62: none trained to its end, 2 of 2 lost" in drawn["r_sweep"].alt
+
+
+def test_dollars_in_a_name_are_no_formula(tmp_path: Path):
+    write_run(tmp_path / "a", settings={"dataset": {"name": "$\\frac{$"}})
+    for chart in _all(aggregate.read([tmp_path])).values():
+        charts.save(chart.figure, tmp_path / chart.name)
+    assert "$\\frac{$" in (tmp_path / "val_accuracy.svg").read_text()
+
+
+def test_runs_without_a_figure_make_charts_all_the_same(tmp_path: Path):
+    write_sweep(tmp_path, {"relu": [{"val_accuracy": [NAN], "train_loss": [NAN], "outcome": "diverged"}],
+                           "scaled 2": [{"val_accuracy": [], "outcome": "diverged"}]})  # fmt: skip
+    for chart in _all(aggregate.read([tmp_path])).values():
+        charts.save(chart.figure, tmp_path / chart.name)
+        assert (tmp_path / f"{chart.name}.png").stat().st_size > 1000

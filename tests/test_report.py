@@ -1,0 +1,185 @@
+"""The report as a whole: what it writes, what it says, and that a browser can show it."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from made_up import write_run, write_sweep
+
+from mlp_sweep import aggregate, report
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """(the sweep's folder, its report): three seeds of ReLU and r = 2, r = 62 lost, a job twice, a broken one."""
+    folder = tmp_path_factory.mktemp("sweep")
+    write_sweep(folder, {
+        "relu": [{"val_accuracy": [0.1, 0.2, 0.30 + s / 100]} for s in range(3)],
+        "scaled 2": [{"val_accuracy": [0.2, 0.3, 0.36 + s / 50]} for s in range(3)],
+        "scaled 62": [{"val_accuracy": [], "outcome": "diverged"} for _ in range(3)],
+    })  # fmt: skip
+    write_run(folder / "relu again", "relu", seed=0, val_accuracy=[0.1, 0.2, 0.3])
+    write_run(folder / "scaled <b>9", "scaled", 9.0, status={"reason": "<script>alert(1)</script>"})
+    (folder / "broken & <i>odd").mkdir()
+    (folder / "broken & <i>odd" / "status.json").write_text("no JSON")
+    return folder, report.write([folder], folder / "report")
+
+
+def test_every_file_is_there_whole(made: tuple[Path, Path]):
+    names = {path.name for path in made[1].iterdir()}
+    charts = {"training_loss", "train_accuracy", "val_accuracy", "r_sweep"}
+    assert names == {f"{c}.{e}" for c in charts for e in ("png", "svg")} | {
+        "report.html", "epochs.csv", "runs.csv", "summary.csv", "comparisons.csv"}  # fmt: skip
+
+
+def test_tables_come_back_as_they_were(made: tuple[Path, Path]):
+    folder, out = made
+    sweep = aggregate.read([folder])
+    epochs = pd.read_csv(out / "epochs.csv")
+    assert epochs.val_accuracy.equals(sweep.epochs.val_accuracy)
+    assert epochs["activation.r"].dtype == float and epochs["seed"].dtype == int
+    summary = pd.read_csv(out / "summary.csv").set_index("configuration")
+    assert summary.final_val_accuracy["relu"] == pytest.approx(0.31) and summary.diverged["scaled r=62"] == 3
+    comparisons = pd.read_csv(out / "comparisons.csv").set_index(["measure", "configuration"])
+    row = comparisons.loc[("final_val_accuracy", "scaled r=2")]
+    assert row.difference == pytest.approx(0.07) and row.pairs == 3
+
+
+def test_the_same_runs_give_the_same_report(made: tuple[Path, Path], tmp_path: Path):
+    folder, out = made
+    again = report.write([folder], tmp_path)
+    assert [p.name for p in out.iterdir() if p.read_bytes() != (again / p.name).read_bytes()] == []
+
+
+def test_names_with_html_in_them_are_text(made: tuple[Path, Path]):
+    page = (made[1] / "report.html").read_text()
+    assert "<script>alert" not in page and "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "<i>odd" not in page and "broken &amp; &lt;i&gt;odd" in page
+
+
+def test_the_page_says_what_was_left_out_and_what_was_counted_once(made: tuple[Path, Path]):
+    page = (made[1] / "report.html").read_text()
+    assert "status.json: unreadable" in page
+    assert "1 equal to another run, counted once" in page
+    assert re.search(r"runs: \d+ ok, 3 diverged", page)
+
+
+def test_every_chart_has_its_words_and_every_id_is_the_pages_only_one(made: tuple[Path, Path]):
+    page = (made[1] / "report.html").read_text()
+    assert len(re.findall(r'<svg[^>]*role="img"[^>]*aria-label="[^"]{60,}"', page)) == page.count("<svg") == 4
+    ids = re.findall(r'\sid="([^"]*)"', page)
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'(?:href="#|url\(#)([^")]*)', page)) <= set(ids)
+
+
+def test_the_page_loads_nothing(made: tuple[Path, Path]):
+    page = (made[1] / "report.html").read_text()
+    assert not re.search(r'(?:src|href)="(?!#)', page) and "@import" not in page
+    assert set(re.findall(r'https?://[^"\s<]*', page)) <= {"http://www.w3.org/2000/svg"}
+
+
+def test_a_baseline_can_be_named(made: tuple[Path, Path], tmp_path: Path):
+    report.write([made[0]], tmp_path, baseline="scaled r=2")
+    assert set(pd.read_csv(tmp_path / "comparisons.csv").baseline) == {"scaled r=2"}
+    with pytest.raises(ValueError, match="no such configuration"):
+        report.write([made[0]], tmp_path, baseline="tanh")
+
+
+@pytest.mark.parametrize("runs", [
+    [{"val_accuracy": [0.1]}],
+    [{"val_accuracy": []}],
+    [{"val_accuracy": [], "outcome": "running"}],
+    [{"val_accuracy": [], "outcome": "diverged"}],
+    [{"val_accuracy": [0.1], "settings": {"dataset": {"name": "$x_{ <&> $"}}}],
+])  # fmt: skip
+def test_a_report_of_little(tmp_path: Path, runs: list[dict]):
+    assert (report.write([write_sweep(tmp_path, {"relu": runs})], tmp_path / "report") / "report.html").exists()
+
+
+def test_the_command_fails_only_where_nothing_can_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    write_run(tmp_path / "a")
+    report.main([str(tmp_path / "a"), str(tmp_path / "missing"), "--out", str(tmp_path / "out")])
+    assert "missing</code>: no such folder" in (tmp_path / "out" / "report.html").read_text()
+    with pytest.raises(SystemExit, match="mlp_sweep.report: .*missing: no such folder"):
+        report.main([str(tmp_path / "missing")])
+
+
+def test_a_report_needs_no_torch(tmp_path: Path):
+    write_run(tmp_path / "a")
+    script = "import sys; from mlp_sweep.report import main; main(sys.argv[1:]); print('torch' in sys.modules)"
+    command = [sys.executable, "-c", script, str(tmp_path / "a")]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert ran.stdout.splitlines()[-1] == "False"
+
+
+def test_watching_ends_when_nothing_runs_and_leaves_a_page_that_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(report, "QUIET", 0.0)
+    pages = []
+
+    def sleep(_: float) -> None:
+        """The sweep goes on while the watcher sleeps: its one run ends."""
+        pages.append((tmp_path / "out" / "report.html").read_text())
+        shutil.rmtree(tmp_path / "runs")
+        write_run(tmp_path / "runs" / "a", val_accuracy=[0.1, 0.2])
+
+    monkeypatch.setattr(report.time, "sleep", sleep)
+    write_run(tmp_path / "runs" / "a", outcome="running", val_accuracy=[0.1])
+    report.watch([tmp_path / "runs"], tmp_path / "out", 2)
+    assert len(pages) == 1 and 'http-equiv="refresh" content="2"' in pages[0] and "1 running" in pages[0]
+    last = (tmp_path / "out" / "report.html").read_text()
+    assert 'http-equiv="refresh"' not in last and "1 ok" in last
+
+
+def _browse(page: Path, profile: Path) -> tuple[str, list[str], list[str]]:
+    """(what the probe found, what the page asked for, what it wrote to the console), by Chromium without a network."""
+    assert CHROMIUM
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
+               "--disable-component-update", "--disable-sync", "--no-first-run", f"--user-data-dir={profile}",
+               "--proxy-server=127.0.0.1:9", "--enable-logging=stderr", "--virtual-time-budget=2000", "--dump-dom",
+               page.as_uri()]  # fmt: skip
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    found, asked = re.findall(r'data-found="([^"]*)" data-asked="([^"]*)"', ran.stdout)[0]
+    return found, asked.split(), [line for line in ran.stderr.splitlines() if "CONSOLE" in line]
+
+
+PROBE = """<script>
+addEventListener("load", () => {
+  const table = document.querySelector("table.sortable"), found = [];
+  for (const column of table ? [2, 2, 0] : []) {
+    table.tHead.rows[0].cells[column].firstElementChild.click();
+    found.push([...table.tBodies[0].rows].map(row => row.cells[0].textContent.trim()).join(","));
+    found.push(table.tHead.rows[0].cells[column].getAttribute("aria-sort"));
+  }
+  document.body.dataset.found = found.join("|");
+  document.body.dataset.asked = performance.getEntriesByType("resource").map(entry => entry.name).join(" ");
+});
+</script></body>"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+def test_in_a_browser_the_table_sorts_and_nothing_is_asked_for_or_complained_of(
+    made: tuple[Path, Path], tmp_path: Path
+):
+    page = (made[1] / "report.html").read_text()
+    (tmp_path / "probed.html").write_text(page.replace("</body>", PROBE))
+    found, asked, console = _browse(tmp_path / "probed.html", tmp_path / "profile")
+    assert found.split("|") == [
+        "scaled r=9,relu,scaled r=2,scaled r=62", "ascending",  # no figure comes last, either way
+        "scaled r=2,relu,scaled r=9,scaled r=62", "descending",
+        "relu,scaled r=2,scaled r=9,scaled r=62", "ascending",
+    ]  # fmt: skip
+    assert console == [] and asked == []
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+def test_the_browser_test_would_see_a_request_and_an_error(tmp_path: Path):
+    bad = "<body><img src='http://pictures.invalid/a.png'><script>nothing.there()</script>"
+    (tmp_path / "bad.html").write_text(bad + PROBE)
+    _, asked, console = _browse(tmp_path / "bad.html", tmp_path / "profile")
+    assert asked == ["http://pictures.invalid/a.png"] and "nothing is not defined" in "".join(console)
