@@ -130,13 +130,13 @@ from pathlib import Path
 after = int(sys.argv[3])  # pictures; 0: never
 bar = console.Bar.__init__
 
-def deadly(self, advance, say):
-    def advanced(count, note=""):
-        advance(count, note)
+def deadly(self, total, advance, say):
+    def advanced(count):
+        advance(count)
         deadly.done += count
         if after and deadly.done >= after:
             os.kill(os.getpid(), signal.SIGKILL)
-    bar(self, advanced, say)
+    bar(self, total, advanced, say)
 
 deadly.done = 0
 console.Bar.__init__ = deadly
