@@ -19,12 +19,30 @@ class Function:
     f: Callable[[Tensor, Slope], Tensor]
     df: Callable[[Tensor, Slope], Tensor]
 
+    def forward(self, z: Tensor, r: Slope, h: Tensor) -> None:
+        """h = f(z, r)."""
+        h.copy_(self.f(z, r))
+
+    def backward(self, dh: Tensor, z: Tensor, r: Slope) -> None:
+        """dh becomes dz = dh f'(z, r)."""
+        dh.mul_(self.df(z, r))
+
+
+class Rectifier(Function):
+    """max(0, r z) without the temporaries that the general form makes: a tenth of a step of one member."""
+
+    def forward(self, z: Tensor, r: Slope, h: Tensor) -> None:
+        torch.clamp_min(z, 0, out=h).mul_(r)
+
+    def backward(self, dh: Tensor, z: Tensor, r: Slope) -> None:
+        torch.ops.aten.threshold_backward.grad_input(dh, z, 0, grad_input=dh).mul_(r)
+
 
 FUNCTIONS = {
     # max(0, z). Nair and Hinton 2010, "Rectified linear units improve restricted Boltzmann machines".
     "relu": Function(lambda z, r: torch.relu(z), lambda z, r: (z > 0).to(z.dtype)),
     # max(0, r z) = r relu(z) for r > 0.
-    "scaled": Function(lambda z, r: torch.relu(z) * r, lambda z, r: (z > 0).to(z.dtype) * r),
+    "scaled": Rectifier(lambda z, r: torch.relu(z) * r, lambda z, r: (z > 0).to(z.dtype) * r),
 }
 
 

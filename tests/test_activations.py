@@ -12,6 +12,15 @@ def test_derivative_is_the_derivative(name: str):
     torch.testing.assert_close(function.df(z.detach(), 2.5), z.grad, rtol=0, atol=1e-14)
 
 
+@pytest.mark.parametrize("name", activations.FUNCTIONS)
+def test_in_place_forms_are_the_functions(name: str):
+    function, z, dh = activations.get(name), torch.randn(2, 3, 4), torch.randn(2, 3, 4)
+    r, h, dz = torch.tensor([1.5, 4.0])[:, None, None], torch.empty(2, 3, 4), dh.clone()
+    function.forward(z, r, h)
+    function.backward(dz, z, r)
+    assert torch.equal(h, function.f(z, r)) and torch.equal(dz, dh * function.df(z, r))
+
+
 def test_scaled_is_r_times_relu():
     z = torch.randn(1000)
     relu, scaled = activations.get("relu"), activations.get("scaled")

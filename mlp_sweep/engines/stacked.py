@@ -6,7 +6,7 @@ member enters another's arithmetic, and on the CPU a member's numbers are the sa
 Shapes: M members, B batch, C classes, D features, H, I, O widths, L hidden layers.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .. import config, model
-from ..activations import Slope, family
+from ..activations import family
 from . import kernels
 from .graphs import Captured
 from .kernels import Members
@@ -89,7 +89,7 @@ class StackedEngine:
         for layer in reversed(range(len(self.w))):
             if layer:
                 self.products.backward(work.dz[layer], self.w[layer], work.dz[layer - 1])
-                work.dz[layer - 1].all.mul_(self._elementwise(self.function.df, work.z[layer - 1]))
+                self.function.backward(work.dz[layer - 1].all, work.z[layer - 1].all, self.r_M11)
             update(layer, work.dz[layer], work.h[layer - 1] if layer else x_BD, work.ones_B)
         return loss_MB.sum(1) / len(y_B), right_M
 
@@ -160,14 +160,11 @@ class StackedEngine:
             self.products.forward(h, w_MOI, b_MO, work.z[layer])
             if layer < len(work.h):
                 h = work.h[layer]
-                h.all.copy_(self._elementwise(self.function.f, work.z[layer]))
+                self.function.forward(work.z[layer].all, self.r_M11, h.all)
         logits_MBC = work.z[-1].all
         work.target_MB1.copy_(y_B[:, None])
         loss_MB = torch.log_softmax(logits_MBC, 2).gather(2, work.target_MB1)[..., 0].neg_()
         return loss_MB, (logits_MBC.argmax(2) == y_B).sum(1)
-
-    def _elementwise(self, function: Callable[[Tensor, Slope], Tensor], z_MBO: Members) -> Tensor:
-        return function(z_MBO.all, self.r_M11)
 
     def _update_vanilla(self, layer: int, dz_MBO: Members, h: Tensor | Members, ones_B: Tensor) -> None:
         w_MOI, b_MO = self.w[layer], self.b[layer]
