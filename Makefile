@@ -1,14 +1,18 @@
 # make sweep: the experiment on generated pictures, with its report.   make test: lint, types, tests.
+# make test-slow: the README's commands, clusters, kills, the real pictures.   make bench: rates beside the floor.
 # Both set up .venv first, once; all that is needed beforehand is Python 3.10 to 3.13, pip and make.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: sweep test bench lint
+.PHONY: sweep test test-slow bench lint
 sweep: .venv/ready
 	$(BIN)/python -m mlp_sweep --multirun activation=relu,scaled activation.r=2,4,62
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-slow: .venv/ready
+	$(BIN)/python -m pytest -n 2 -m slow
 
 lint: .venv/ready
 	$(BIN)/ruff check .

@@ -33,10 +33,11 @@ class Result:
 
 @dataclass
 class Started:
-    """What a stack's records begin with: the columns of metrics.csv, and each member's status."""
+    """What a stack's records begin with: the columns of metrics.csv, each member's status, lines for the logs."""
 
     columns: list[str]
     about: list[dict[str, Any]]
+    notes: list[str]
 
 
 @dataclass
@@ -72,7 +73,7 @@ def record(stack: Stack, happenings: Iterator[Event]) -> Iterator[Result]:
                 match event:
                     case Started():
                         for member, about, directories in zip(stack.members, event.about, records, strict=True):
-                            _start(member, directories, event.columns, about)
+                            _start(member, directories, event, about)
                     case Epoch():
                         _record_epoch(records[event.row.member], event)
                     case Ended():
@@ -92,10 +93,12 @@ def record(stack: Stack, happenings: Iterator[Event]) -> Iterator[Result]:
                     yield Result(directory.path, error=error)
 
 
-def _start(member: Member, directories: list[RunDir], columns: list[str], about: dict[str, Any]) -> None:
+def _start(member: Member, directories: list[RunDir], started: Started, about: dict[str, Any]) -> None:
     for number, directory in enumerate(directories):
         same_as = directories[0].path.name if number else None
-        directory.start(columns, member.standing.lines, **about, same_as=same_as)
+        directory.start(started.columns, member.standing.lines, **about, same_as=same_as)
+        for note in started.notes:
+            directory.log(note)
 
 
 def _record_epoch(directories: list[RunDir], event: Epoch) -> None:

@@ -33,7 +33,8 @@ def events(stack: Stack, progress: console.Progress, bar: console.Bar) -> Iterat
             engine.load(slot, {key: torch.tensor(value) for key, value in member.state.items()})
     columns = ["epoch", *FIGURES, "grad_norm"]
     columns += [f"dead_{i + 1}" for i in range(len(run.model.hidden))] + ["seconds"]
-    yield Started(columns, [_about(one, arrays, engine, device) for one in runs])
+    skipped = [f"picture left out: {name} ({why})" for name, why in arrays.skipped.items()]
+    yield Started(columns, [_about(one, arrays, engine, device) for one in runs], skipped)
 
     def ended(member: int, slot: int) -> Ended:
         stateful = len(engine.state(slot)) > len(engine.weights(slot))
@@ -81,6 +82,7 @@ def _about(run: config.Run, arrays: Arrays, engine: engines.Engine, device: torc
             "classes": len(arrays.classes),
             "train": len(arrays.train_y),
             "val": len(arrays.val_y),
+            "skipped": len(arrays.skipped),
         },
         "members": engine.members,
         "engine": engine.name,
