@@ -58,20 +58,21 @@ def main() -> None:
     try:
         _app()
     except KeyboardInterrupt:
-        where = Hooks.sweep_dir or Hooks.run_dir
-        assert where
-        console.stopped(where)
-    except USER_ERRORS as error:
-        if FULL_ERROR:
-            raise
+        console.stopped(Hooks.sweep_dir or Hooks.run_dir or Path("outputs"))
+    except Exception as error:
         failed = error
     folders = run_dir.find_runs(Hooks.sweep_dir) if Hooks.sweep_dir else []
     if Hooks.sweep_dir and folders:
         resume.close(Hooks.sweep_dir, folders, is_sweep=True)
-        if failed and any(run_dir.read_status(folder).get("state") == "failed" for folder in folders):
-            sys.exit(1)  # close has named them all
-    if failed:
-        _exit(failed)
+    if not failed:
+        return
+    if FULL_ERROR:
+        raise failed
+    if any(run_dir.read_status(folder).get("state") == "failed" for folder in folders):
+        sys.exit(1)  # close has named every one of them
+    if not isinstance(failed, USER_ERRORS):
+        raise failed
+    _exit(failed)
 
 
 def _task(cfg: DictConfig) -> float:

@@ -100,6 +100,9 @@ class Progress:
                     self._bars.stop()
 
 
+MOST_ROWS = 60  # of the closing table; the report has them all
+
+
 def outcome_table(rows: list[dict[str, str]]) -> None:
     """The closing table, a row a run; the keys of the first row are the columns."""
     if not rows:
@@ -108,12 +111,11 @@ def outcome_table(rows: list[dict[str, str]]) -> None:
     for column in rows[0]:
         figure = column not in ("run", "outcome")
         table.add_column(column, justify="right" if figure else "left", no_wrap=figure, overflow="fold")
-    for row in rows:
+    for row in rows[:MOST_ROWS]:
         table.add_row(*row.values())
-    if not _out.is_terminal:
-        Console(width=160, highlight=False).print(table)
-    else:
-        _out.print(table)
+    (_out if _out.is_terminal else Console(width=160, highlight=False)).print(table)
+    if len(rows) > MOST_ROWS:
+        _out.print(f"... and {len(rows) - MOST_ROWS} more")
 
 
 def result(text: str) -> None:
