@@ -11,7 +11,7 @@ sweep: .venv/ready
 test: lint
 	$(BIN)/python -m pytest -n 2 -m "not slow"
 
-test-slow: .venv/ready
+test-slow: .venv/launchers
 	$(BIN)/python -m pytest -n 2 -m slow
 
 lint: .venv/ready
@@ -21,6 +21,11 @@ lint: .venv/ready
 
 bench: .venv/ready
 	$(BIN)/python -m benchmarks.throughput
+
+# Apart, since Hydra imports every launcher that is installed at every start, and Ray alone takes two seconds.
+.venv/launchers: .venv/ready
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[joblib,submitit,ray,optuna]'
+	touch $@
 
 .venv/ready: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

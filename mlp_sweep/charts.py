@@ -140,6 +140,9 @@ def save(fig: Figure, stem: Path) -> None:
     plt.close(fig)
 
 
+OFF_CHART = 3  # a loss so many times the 95th percentile would press all others together: it is cut, and said
+
+
 def set_look() -> None:
     """The look of every chart. Names come from files: a dollar sign in one is no formula."""
     sns.set_theme(style="ticks", context="notebook", palette="colorblind", rc={"text.parse_math": False})
@@ -219,6 +222,10 @@ def _axes(ax: Axes, epochs: pd.DataFrame, column: str) -> None:
     least, most = epochs[column].min(), epochs[column].max()
     if "accuracy" in column or column.startswith("dead_"):
         ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+    elif column.endswith("loss") and most > OFF_CHART * (usual := epochs[column].quantile(0.95)):
+        ax.set_ylim(top=1.15 * usual)
+        ax.annotate(f"off the chart: up to {most:,.0f}", (1, 1), xycoords="axes fraction", xytext=(-2, 4),
+                    textcoords="offset points", ha="right", fontsize="x-small", color="0.35")  # fmt: skip
     elif least > 0 and most / least > 50:
         ax.set_yscale("log")
         ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
