@@ -18,10 +18,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load_file, save
-
 METRICS, STATUS, WEIGHTS, LOG = "metrics.csv", "status.json", "weights.safetensors", "mlp_sweep.log"
 CHECKPOINT, LOCK = "checkpoint.safetensors", ".lock"
 FIGURES = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")  # in every metrics.csv
@@ -38,6 +34,8 @@ class RunDir:
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Held while training; ValueError tells who has it. The system lets go of it when the process ends."""
+        from filelock import FileLock, Timeout  # like safetensors: a quarter second that --help need not wait
+
         self.path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.path / LOCK, timeout=0)
         try:
@@ -69,6 +67,8 @@ class RunDir:
 
     def checkpoint(self, state: dict[str, Any], epoch: int, cells: dict[str, Any]) -> None:
         """Where the run stands after an epoch (NumPy arrays by name), with that epoch's line of metrics.csv."""
+        from safetensors.numpy import save
+
         replace(self.path / CHECKPOINT, save(state, {"epoch": str(epoch), "line": _line(cells)}))
 
     def set(self, **changes: Any) -> None:
@@ -77,6 +77,8 @@ class RunDir:
         replace(self.path / STATUS, (json.dumps(self.status, indent=1) + "\n").encode(), sync=False)
 
     def finish(self, outcome: str, reason: str | None, weights: dict[str, Any], keep_checkpoint: bool) -> None:
+        from safetensors.numpy import save
+
         replace(self.path / WEIGHTS, save(weights, {"run_id": str(self.status.get("run_id"))}))
         self.set(state="finished", outcome=outcome, reason=reason, finished=_now())
         if not keep_checkpoint:
@@ -121,6 +123,8 @@ class Standing:
 
 def standing(path: Path) -> Standing:
     """From the checkpoint, or from the weights of a run that ended; a run that has neither starts anew."""
+    from safetensors import SafetensorError, safe_open
+
     for name in (CHECKPOINT, WEIGHTS):
         try:
             lines = (path / METRICS).read_text().splitlines()[1:]
@@ -138,6 +142,8 @@ def standing(path: Path) -> Standing:
 
 def load_state(source: Path) -> dict[str, Any]:
     """The arrays of a checkpoint or of weights, by name."""
+    from safetensors.numpy import load_file
+
     return load_file(source)
 
 
