@@ -124,8 +124,8 @@ def vmapped(members: int, batch: int, data: Batches) -> Step:
 
 
 def jitted(batch: int, data: Batches) -> Step:
-    import jax
-    import jax.numpy as jnp
+    import jax  # pyright: ignore[reportMissingImports]
+    import jax.numpy as jnp  # pyright: ignore[reportMissingImports]
 
     net = model.mlp(member(0), FEATURES, CLASSES)
     weights = [
@@ -153,7 +153,7 @@ def jitted(batch: int, data: Batches) -> Step:
 
 
 def scikit(batch: int, data: Batches) -> Step:
-    from sklearn.neural_network import MLPClassifier
+    from sklearn.neural_network import MLPClassifier  # pyright: ignore[reportMissingImports]
 
     net = MLPClassifier((64, 128), solver="sgd", alpha=0, learning_rate_init=0.01, momentum=0)
     net.set_params(batch_size=batch)

@@ -67,7 +67,7 @@ class Workers:
         yield from _in_threads(in_a_process, planned, self.at_once)
 
     def _ray(self, planned: list[Stack]) -> Iterator[Result]:
-        import ray
+        import ray  # pyright: ignore[reportMissingImports]
 
         ray.init(address=self.address, log_to_driver=False, logging_level=logging.ERROR)
         try:

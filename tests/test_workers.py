@@ -60,7 +60,7 @@ def test_a_killed_worker_takes_no_other_with_it(tmp_path: Path, small_run):
 def test_a_cluster_of_two_nodes(tmp_path: Path, small_run, monkeypatch: pytest.MonkeyPatch):
     """Two nodes, one a stack; the records are written here, by this process."""
     pytest.importorskip("ray")
-    from ray.cluster_utils import Cluster
+    from ray.cluster_utils import Cluster  # pyright: ignore[reportMissingImports]
 
     monkeypatch.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
