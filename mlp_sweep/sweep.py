@@ -67,7 +67,7 @@ def find_device(name: str) -> torch.device:
 
 
 def _arrays(tensors: dict[str, torch.Tensor]) -> State:
-    return {key: value.cpu().numpy() for key, value in tensors.items()}
+    return {key: value.cpu().contiguous().numpy() for key, value in tensors.items()}  # safetensors saves no views
 
 
 def _about(run: config.Run, arrays: Arrays, engine: engines.Engine, device: torch.device) -> dict[str, Any]:

@@ -12,11 +12,17 @@ from hypothesis import strategies as st
 
 from mlp_sweep import config, model
 from mlp_sweep.engines import ReferenceEngine, StackedEngine
-from mlp_sweep.engines.kernels import Batched, PerMember, PerMemberOneDNN, _has_onednn
+from mlp_sweep.engines.kernels import Batched, PerMember, PerMemberOneDNN, PerMemberTiled, _has_onednn
 
 CPU = torch.device("cpu")
 BASE = make_run()
-PRODUCTS = [PerMember(), Batched()] + ([PerMemberOneDNN()] if _has_onednn() else [])
+
+
+class TiledWherePossible(PerMemberTiled):
+    MIN_FEATURES = 8  # a part of one feature: the arithmetic is that of wide pictures, the tests stay quick
+
+
+PRODUCTS = [PerMember(), TiledWherePossible(), Batched()] + ([PerMemberOneDNN()] if _has_onednn() else [])
 WIDTHS = st.sampled_from([1, 2, 5, 7, 16, 37, 64, 65, 128])
 OPTIMIZERS = st.sampled_from([(0.0, False, 0.0), (0.0, False, 0.1), (0.9, False, 0.0), (0.5, True, 0.01)])
 
@@ -42,8 +48,8 @@ def same(a: torch.Tensor, b: torch.Tensor) -> bool:
     return torch.equal(a.nan_to_num(nan=math.pi), b.nan_to_num(nan=math.pi))
 
 
-@pytest.mark.parametrize("products", PRODUCTS[:2], ids=lambda p: p.name)
-@given(st.lists(WIDTHS, max_size=3), WIDTHS, st.integers(2, 12), OPTIMIZERS, st.data())
+@pytest.mark.parametrize("products", PRODUCTS[:3], ids=lambda p: p.name)
+@given(st.lists(WIDTHS, max_size=3), WIDTHS | st.just(24), st.integers(2, 12), OPTIMIZERS, st.data())
 @settings(max_examples=12, deadline=None)
 def test_equals_autograd_over_fifty_steps(products, hidden, features, classes, optimizer, data):
     """float64, against torch.optim.SGD, to 1e-12: momentum, Nesterov, weight decay, per-member r, lr, seed."""
@@ -89,7 +95,7 @@ def test_one_step_written_out_in_numpy():
 
 @pytest.mark.parametrize("products", [p for p in PRODUCTS if p.name != "baddbmm"], ids=lambda p: p.name)
 @given(
-    st.integers(2, 9), st.lists(WIDTHS, max_size=3), st.sampled_from([1, 3, 37, 192, 768]), st.integers(2, 72),
+    st.integers(2, 9), st.lists(WIDTHS, max_size=3), st.sampled_from([1, 3, 37, 192, 768, 3072]), st.integers(2, 72),
     st.sampled_from([1, 2, 7, 37, 64]), OPTIMIZERS,
 )  # fmt: skip
 @settings(max_examples=25, deadline=None)

@@ -29,7 +29,6 @@ class _Workspace:
     dz: list[Members]
     target_MB1: Tensor
     minus_one_MB1: Tensor
-    ones_B: Tensor
     weight_M11: Tensor  # of a sample in the gradient: learning rate / B, or 1 / B where momentum comes between
 
 
@@ -57,10 +56,11 @@ class StackedEngine:
         self.lr_M11 = self._column([run.optimizer.lr for run in runs])
         models = [model.mlp(run, features, classes) for run in runs]
         layers = list(zip(*(one.layers for one in models), strict=True))  # layer by layer, member by member
-        self.w = [self._stack([linear.weight for linear in layer]) for layer in layers]
+        lie = self.products.transposed
+        self.w = [self._stack([linear.weight for linear in layer], lie) for layer in layers]
         self.b = [self._stack([linear.bias for linear in layer]) for layer in layers]
         momentum = self.optimizer.momentum > 0
-        self.w_buffer = [self._members(*w.all.shape[1:]) for w in self.w] if momentum else []
+        self.w_buffer = [self._members(*w.all.shape[1:], transposed=lie) for w in self.w] if momentum else []
         self.b_buffer = [self._members(*b.all.shape[1:]) for b in self.b] if momentum else []
         self._workspaces: dict[int, _Workspace] = {}
         self._graphs: dict[int, Captured] = {}
@@ -80,8 +80,8 @@ class StackedEngine:
     @torch.inference_mode()
     def _step(self, x_BD: Tensor, y_B: Tensor) -> tuple[Tensor, Tensor]:
         work = self._workspace(len(y_B))
-        loss_MB, right_M = self._forward(x_BD, y_B, work)
-        dz_MBC = work.dz[-1].all.copy_(torch.softmax(work.z[-1].all, 2))
+        log_p_MBC, loss_MB, right_M = self._forward(x_BD, y_B, work)
+        dz_MBC = torch.exp(log_p_MBC, out=work.dz[-1].all)
         dz_MBC.scatter_add_(2, work.target_MB1, work.minus_one_MB1)
         # All that follows is linear in dz: with the learning rate in it, vanilla SGD needs no gradient buffer.
         dz_MBC.mul_(work.weight_M11)
@@ -90,7 +90,7 @@ class StackedEngine:
             if layer:
                 self.products.backward(work.dz[layer], self.w[layer], work.dz[layer - 1])
                 self.function.backward(work.dz[layer - 1].all, work.z[layer - 1].all, self.r_M11)
-            update(layer, work.dz[layer], work.h[layer - 1] if layer else x_BD, work.ones_B)
+            update(layer, work.dz[layer], work.h[layer - 1] if layer else x_BD)
         return loss_MB.sum(1) / len(y_B), right_M
 
     @torch.inference_mode()
@@ -117,7 +117,7 @@ class StackedEngine:
     def evaluate(self, x_BD: Tensor, y_B: Tensor) -> tuple[Tensor, Tensor]:
         """(summed loss, number right) of the batch, each of shape M; notes which hidden units it activates."""
         work = self._workspace(len(y_B))
-        loss_MB, right_M = self._forward(x_BD, y_B, work)
+        _, loss_MB, right_M = self._forward(x_BD, y_B, work)
         for active_MO, h_MBO in zip(self._active, work.h, strict=True):
             active_MO |= (h_MBO.all > 0).any(1)
         return loss_MB.sum(1), right_M
@@ -148,13 +148,14 @@ class StackedEngine:
     def keep(self, members: list[int]) -> None:
         """Goes on with these members alone, in this order."""
         for stacks in (self.w, self.b, self.w_buffer, self.b_buffer):
-            stacks[:] = [self._stack([stack.each[m] for m in members]) for stack in stacks]
+            stacks[:] = [self._stack([stack.each[m] for m in members], stack.transposed) for stack in stacks]
         self.r_M11, self.lr_M11 = self.r_M11[members], self.lr_M11[members]
         self.members = len(members)
         self._workspaces.clear()
         self._graphs.clear()
 
-    def _forward(self, x_BD: Tensor, y_B: Tensor, work: _Workspace) -> tuple[Tensor, Tensor]:
+    def _forward(self, x_BD: Tensor, y_B: Tensor, work: _Workspace) -> tuple[Tensor, Tensor, Tensor]:
+        """(log of the probabilities, loss_MB, number right of shape M)."""
         h: Tensor | Members = x_BD
         for layer, (w_MOI, b_MO) in enumerate(zip(self.w, self.b, strict=True)):
             self.products.forward(h, w_MOI, b_MO, work.z[layer])
@@ -163,24 +164,25 @@ class StackedEngine:
                 self.function.forward(work.z[layer].all, self.r_M11, h.all)
         logits_MBC = work.z[-1].all
         work.target_MB1.copy_(y_B[:, None])
-        loss_MB = torch.log_softmax(logits_MBC, 2).gather(2, work.target_MB1)[..., 0].neg_()
-        return loss_MB, (logits_MBC.argmax(2) == y_B).sum(1)
+        log_p_MBC = torch.log_softmax(logits_MBC, 2)
+        loss_MB = log_p_MBC.gather(2, work.target_MB1)[..., 0].neg_()
+        return log_p_MBC, loss_MB, (logits_MBC.argmax(2) == y_B).sum(1)
 
-    def _update_vanilla(self, layer: int, dz_MBO: Members, h: Tensor | Members, ones_B: Tensor) -> None:
+    def _update_vanilla(self, layer: int, dz_MBO: Members, h: Tensor | Members) -> None:
         w_MOI, b_MO = self.w[layer], self.b[layer]
         if self.optimizer.weight_decay:
             w_MOI.all.mul_(1 - self.lr_M11 * self.optimizer.weight_decay)
             b_MO.all.mul_(1 - self.lr_M11[..., 0] * self.optimizer.weight_decay)
         self.products.accumulate(w_MOI, dz_MBO, h, -1)
-        self.products.accumulate_bias(b_MO, dz_MBO, ones_B, -1)
+        self.products.accumulate_bias(b_MO, dz_MBO, -1)
 
-    def _update_momentum(self, layer: int, dz_MBO: Members, h: Tensor | Members, ones_B: Tensor) -> None:
+    def _update_momentum(self, layer: int, dz_MBO: Members, h: Tensor | Members) -> None:
         w_MOI, b_MO = self.w[layer], self.b[layer]
         dw_MOI, db_MO = self.w_buffer[layer], self.b_buffer[layer]
         with self._momentum(w_MOI.all, dw_MOI.all, self.lr_M11):
             self.products.accumulate(dw_MOI, dz_MBO, h, 1)
         with self._momentum(b_MO.all, db_MO.all, self.lr_M11[..., 0]):
-            self.products.accumulate_bias(db_MO, dz_MBO, ones_B, 1)
+            self.products.accumulate_bias(db_MO, dz_MBO, 1)
 
     @contextmanager
     def _momentum(self, parameter: Tensor, buffer: Tensor, lr: Tensor) -> Iterator[None]:
@@ -208,7 +210,6 @@ class StackedEngine:
                 dz=[self._members(batch, width) for width in widths],
                 target_MB1=torch.empty(shape, dtype=torch.int64, device=self.device),
                 minus_one_MB1=torch.full(shape, -1, dtype=self.dtype, device=self.device),
-                ones_B=torch.ones(batch, dtype=self.dtype, device=self.device),
                 weight_M11=(self.lr_M11 if vanilla else torch.ones_like(self.lr_M11)) / batch,
             )
         return self._workspaces[batch]
@@ -216,11 +217,11 @@ class StackedEngine:
     def _column(self, values: list[float]) -> Tensor:
         return torch.tensor(values, dtype=self.dtype, device=self.device)[:, None, None]
 
-    def _members(self, *shape: int) -> Members:
-        return Members(self.members, *shape, dtype=self.dtype, device=self.device)
+    def _members(self, *shape: int, transposed: bool = False) -> Members:
+        return Members(self.members, *shape, dtype=self.dtype, device=self.device, transposed=transposed)
 
-    def _stack(self, parts: list[Tensor]) -> Members:
-        stack = Members(len(parts), *parts[0].shape, dtype=self.dtype, device=self.device)
+    def _stack(self, parts: list[Tensor], transposed: bool = False) -> Members:
+        stack = Members(len(parts), *parts[0].shape, dtype=self.dtype, device=self.device, transposed=transposed)
         for one, part in zip(stack.each, parts, strict=True):
             one.copy_(part.detach())
         return stack
