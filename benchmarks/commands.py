@@ -1,7 +1,8 @@
 """python -m benchmarks.commands: the wall time of a whole sweep as a user types it, start to report.
 
-Eight runs (four slopes, two seeds): fused against the reference engine through hydra/launcher=basic and joblib.
-The pictures are prepared beforehand.
+Eight runs (four slopes, two seeds): fused against the reference engine through hydra/launcher=basic and joblib, and,
+with --notebook, against a notebook's loop over the same pictures: one of its epochs is timed, without validation and
+start-up, and multiplied. Our pictures are prepared beforehand.
 """
 
 import argparse
@@ -17,6 +18,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from .throughput import notebook
+
+SLOPES, SEEDS = "1,1.5,2,3", "0,1"
+RUNS = 8
+
 
 def seconds(arguments: list[str], folder: Path) -> float:
     started = time.perf_counter()
@@ -26,12 +32,14 @@ def seconds(arguments: list[str], folder: Path) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.commands", description=__doc__)
-    parser.add_argument("overrides", nargs="*", help="of the runs: dataset=tiny_imagenet dataset.root=... epochs=...")
+    parser.add_argument("overrides", nargs="*", help="of the runs: dataset=tiny_imagenet dataset.root=...")
+    parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--notebook", type=Path, metavar="FOLDER", help="the training pictures, a folder a class")
     args = parser.parse_args()
     data = Path(tempfile.mkdtemp())
-    common = [*args.overrides, f"data_dir={data}"]
-    sweep = ["--multirun", "activation=scaled", "activation.r=1,1.5,2,3", "seed=0,1", *common]
+    common = [*args.overrides, f"data_dir={data}", f"epochs={args.epochs}"]
+    sweep = ["--multirun", "activation=scaled", f"activation.r={SLOPES}", f"seed={SEEDS}", *common]
     ways = {
         "fused (default)": sweep,
         "hydra/launcher=basic engine=reference": [*sweep, "hydra/launcher=basic", "engine=reference"],
@@ -42,13 +50,16 @@ def main() -> None:
     try:
         seconds([*common, "epochs=0", f"hydra.run.dir={data}/warm"], data)
         for number in range(args.rounds):
-            for way, arguments in ways.items():
-                times[way].append(
-                    seconds([*arguments, f"hydra.sweep.dir={data}/{number}-{len(arguments)}-{way[:20]}"], data)
-                )
+            for place, (way, arguments) in enumerate(ways.items()):
+                times[way].append(seconds([*arguments, f"hydra.sweep.dir={data}/{number}-{place}"], data))
     finally:
         shutil.rmtree(data)
-    table = Table("8 runs, whole command", "median s", "range s", "x fused")
+    if args.notebook:
+        epoch = notebook(64, args.notebook)
+        started = time.perf_counter()
+        epoch()
+        times["a notebook's loop, extrapolated"] = [(time.perf_counter() - started) * args.epochs * RUNS]
+    table = Table(f"{RUNS} runs of {args.epochs} epochs, whole command", "median s", "range s", "x fused")
     fused = statistics.median(times["fused (default)"])
     for way, values in times.items():
         median = statistics.median(values)

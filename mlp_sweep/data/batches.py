@@ -13,6 +13,7 @@ from .. import config
 from .augment import Moves
 from .draws import draws
 from .read_ahead import ReadAhead, fits
+from .transfer import Transfer
 
 
 def order(data_seed: int, epoch: int, count: int) -> Tensor:
@@ -39,16 +40,18 @@ class Batches:
         augment: config.Augment | None = None,
         in_memory: bool | None = None,
     ) -> None:
-        """in_memory: None leaves it to whether the split fits; only a memory-mapped file can be read ahead."""
+        """in_memory, that of the device: None leaves it to whether the split fits."""
         self.count, self.batch_size, self.device = len(x_NCHW), batch_size, device
         channels, height, width = x_NCHW.shape[1:]
         self.features = channels * height * width
         self.x_ND = torch.from_numpy(x_NCHW).flatten(1)
-        self._ahead = None
-        if isinstance(x_NCHW, np.memmap) and not (fits(x_NCHW.nbytes, device) if in_memory is None else in_memory):
-            self._ahead = ReadAhead(x_NCHW, batch_size)
-        else:
+        self._ahead = self._transfer = None
+        there = fits(x_NCHW.nbytes, device) if in_memory is None else in_memory
+        if there:
             self.x_ND = self.x_ND.to(device)
+        else:
+            self._ahead = ReadAhead(x_NCHW, batch_size) if isinstance(x_NCHW, np.memmap) else None
+            self._transfer = Transfer(batch_size, self.features, device) if device.type != "cpu" else None
         self.y_N = torch.from_numpy(y_N).to(device)
         scale_C = torch.as_tensor(1 / std_C, dtype=dtype, device=device)
         offset_C = torch.as_tensor(-mean_C / std_C, dtype=dtype, device=device)
@@ -86,17 +89,20 @@ class Batches:
 
     def _raw(self, order_N: Tensor | None) -> Iterator[Tensor]:
         """The bytes of each batch, on the device."""
-        if self._ahead is None:
+        if not self._ahead:
             yield from self._gathered(order_N)
-        else:
-            rows_N = np.arange(self.count) if order_N is None else order_N.cpu().numpy()
-            with self._ahead(rows_N) as taken:
-                for raw_BD in self._gathered(order_N):
-                    yield raw_BD.to(self.device)
-                    taken()
+            return
+        rows_N = np.arange(self.count) if order_N is None else order_N.cpu().numpy()
+        with self._ahead(rows_N) as taken:
+            for raw_BD in self._gathered(order_N):
+                yield raw_BD
+                taken()
 
     def _gathered(self, order_N: Tensor | None) -> Iterator[Tensor]:
-        if order_N is None:
+        if self._transfer:
+            rows_N = torch.arange(self.count) if order_N is None else order_N.cpu()
+            yield from self._transfer(self.x_ND, rows_N.split(self.batch_size))
+        elif order_N is None:
             yield from self.x_ND.split(self.batch_size)
         else:
             for rows_B in order_N.to(self.x_ND.device).split(self.batch_size):
