@@ -1,9 +1,8 @@
-"""Random order over a cache four times the memory allowed, beside the rate with everything in memory.
-
-    python benchmarks/larger_than_memory.py --memory 1.0 --folder /tmp
+"""python -m benchmarks.larger_than_memory: random order over a cache four times the memory allowed.
 
 Writes a file of 4 x --memory GB, puts itself under a memory limit (a control group, so Linux and root), and trains
-the default MLP on 64 x 64 pictures in random order. The page cache counts towards the limit.
+the default MLP, alone and eight at once, on 64 x 64 pictures in random order, beside the rate with everything in
+memory. The page cache counts towards the limit.
 """
 
 import argparse
@@ -15,10 +14,10 @@ import numpy as np
 import torch
 from hydra import compose, initialize_config_dir
 
-from mlp_sweep import cli, config, model
+from mlp_sweep import cli, config, engines
 from mlp_sweep.data.batches import Batches, order
 from mlp_sweep.data.read_ahead import free_memory
-from mlp_sweep.engines import ReferenceEngine
+from mlp_sweep.data.writer import header
 
 assert cli  # its import registers the schema with Hydra
 SHAPE_CHW, CLASSES = (3, 64, 64), 72
@@ -27,7 +26,7 @@ SECONDS = 10.0  # of each measurement at most
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.larger_than_memory", description=__doc__)
     parser.add_argument("--memory", type=float, default=1.0, help="GB")
     parser.add_argument("--folder", type=Path, default=Path("/tmp"))
     arguments = parser.parse_args()
@@ -52,12 +51,13 @@ def main() -> None:
 
 
 def write(path: Path, count: int) -> None:
-    x_NCHW = np.lib.format.open_memmap(path, "w+", np.uint8, (count, *SHAPE_CHW))
     some = np.random.RandomState(0).randint(0, 256, (1000, *SHAPE_CHW), dtype=np.uint8)
-    for start in range(0, count, len(some)):
-        x_NCHW[start : start + len(some)] = some[: count - start]
-    x_NCHW.flush()
-    os.sync()
+    with open(path, "wb") as file:
+        file.write(header((count, *SHAPE_CHW)))
+        for start in range(0, count, len(some)):
+            file.write(some[: count - start].data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def limit_memory(limit: int) -> None:
@@ -73,22 +73,23 @@ def limit_memory(limit: int) -> None:
 
 
 def rates(name: str, x_NCHW: np.ndarray, in_memory: bool | None) -> None:
-    """The beginning of an epoch of batches alone, and of one with the training step."""
+    """The beginning of an epoch of batches alone, and of one with the training step of one and of eight members."""
     with initialize_config_dir(str(config.CONF_DIR), version_base="1.3"):
         run, _ = config.to_run(compose("config"))
     y_N = np.arange(len(x_NCHW)) % CLASSES
     level_C = np.full(3, 100.0)
     batches = Batches(x_NCHW, y_N, level_C, level_C, run.batch_size, torch.device("cpu"), in_memory=in_memory)
-    engine = ReferenceEngine(model.build(run, batches.features, CLASSES), run.optimizer, batches.device)
-    for epoch, what in ((1, "batches alone"), (2, "training")):
+    for members in (0, 1, 8):
+        engine = engines.build([run] * members, True, batches.features, CLASSES, batches.device) if members else None
         started, done = time.perf_counter(), 0
-        for x_BD, y_B in batches(order(0, epoch, batches.count)):
-            if what == "training":
+        for x_BD, y_B in batches(order(0, members, batches.count)):
+            if engine:
                 engine.step(x_BD, y_B)
             done += len(y_B)
             if time.perf_counter() - started > SECONDS:
                 break
-        print(f"{name}: {what} {done / (time.perf_counter() - started):,.0f} samples/s", flush=True)
+        rate = done / (time.perf_counter() - started)
+        print(f"{name}, {f'{members} trained' if members else 'batches alone'}: {rate:,.0f} samples/s", flush=True)
 
 
 if __name__ == "__main__":
