@@ -12,9 +12,9 @@ from typing import Any
 import pandas as pd
 
 from . import run_dir
-from .config import WITH_SLOPE
+from .config import PLACES, UNDECISIVE, WITH_SLOPE
 
-NOT_SETTINGS = ("roll", "data_dir", "dataset.root", "dataset.val_root")  # act through others, or only say where
+NOT_SETTINGS = (*UNDECISIVE, *(f"dataset.{key}" for key in PLACES))  # act through others, or only say where
 COMPLETE = ("ok", "collapsed")  # outcomes of runs that trained to their end with finite figures
 LOST = ("collapsed", "diverged")  # outcomes of runs whose training broke down
 UNFINISHED = {"running": "still running", "stopped": "stopped", "failed": "failed"}
@@ -96,7 +96,7 @@ def _run(folder: Path) -> dict[str, Any]:
     settings = status.get("settings")
     if not isinstance(settings, dict):
         raise ValueError(f"status.json: no settings in it ({status.get('reason') or 'no run started'})")
-    run = _flat(settings)
+    run = {key: value for key, value in _flat(settings).items() if not key.startswith("dataset.md5.")}
     data = status.get("data")
     data = data if isinstance(data, dict) else {}
     outcome = status.get("outcome") or status.get("state")
