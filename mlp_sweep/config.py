@@ -201,10 +201,10 @@ def from_settings(settings: dict[str, Any]) -> Run:
         cfg = OmegaConf.merge(schema, settings)
         assert isinstance(cfg, DictConfig)
         return to_run(cfg)[0]
+    except OmegaConfBaseException as error:  # before the others: some of it are KeyErrors too
+        raise ValueError(one_line(error)) from error
     except (KeyError, TypeError) as error:
         raise ValueError(f"no settings of a run ({error})") from error
-    except OmegaConfBaseException as error:
-        raise ValueError(one_line(error)) from error
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -1,9 +1,12 @@
 """python -m mlp_sweep.data: what is in a set, in words and on a sheet; and every group of conf/dataset composes."""
 
+import dataclasses
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
-from small_sets import arrays, encoded, picture_tree, settings
+from small_sets import arrays, encoded, picture_tree, run_settings, settings
 
 from mlp_sweep import config
 from mlp_sweep.data.__main__ import main
@@ -66,6 +69,12 @@ def test_help_shows_examples(capsys):
 @pytest.mark.parametrize("group", ["synthetic", *SOURCES])
 def test_every_group_composes(group):
     assert settings(group).name == group
+
+
+@pytest.mark.parametrize("group", ["synthetic", *SOURCES])
+def test_every_group_comes_back_from_a_record(group):
+    run = run_settings(group)
+    assert config.from_settings(json.loads(json.dumps(dataclasses.asdict(run)))) == run
 
 
 def test_every_group_is_a_source():
