@@ -6,6 +6,7 @@ This is the one module that knows OmegaConf. The dataclasses here are schema and
 
 import hashlib
 import json
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -226,6 +227,8 @@ def one_line(error: Exception) -> str:
     if isinstance(error.__cause__, OmegaConfBaseException):
         said.append(one_line(error.__cause__))
     text = ": ".join(dict.fromkeys(line.rstrip(":.") for line in said))
+    text = re.sub(r"Structured config of type `\w+` has missing mandatory value: .+", "has to be given", text)
+    text = text.replace("is not a ListConfig, list or tuple", "is no list, such as [a,b]")
     return f"{keys[0]}: {text}" if keys and keys[0] not in text else text
 
 

@@ -82,6 +82,19 @@ def test_every_group_is_a_source():
 
 
 @pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("dataset.verify=false", "mlp_sweep: dataset.root: has to be given"),
+        ("dataset.classes=goldfish", "str is no list, such as [a,b]"),
+    ],
+)
+def test_what_is_missing_or_no_list_is_said_in_plain_words(override, said, capsys):
+    with pytest.raises(SystemExit):
+        main(["dataset=image_folder", override])
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("key", "value"), [("resize", "pad"), ("interpolation", "cubic"), ("color", "red"), ("on_error", "no")]
 )
 def test_a_wrong_rule_names_what_is_allowed(key, value, capsys):

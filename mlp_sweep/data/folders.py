@@ -146,7 +146,11 @@ def _names(root: Path, ids: Sequence[str]) -> dict[str, str]:
     names: dict[str, str] = {}
     for path in (root / name for name in NAME_FILES):
         if path.is_file():
-            names = dict(line.split(maxsplit=1) for line in path.read_text().splitlines() if len(line.split()) > 1)
+            names = dict(
+                line.split(maxsplit=1)
+                for line in path.read_text("utf-8", "replace").splitlines()
+                if len(line.split()) > 1
+            )
             break
     else:
         if len(ids) == 1000 and all(key[:1] == "n" and key[1:].isdigit() for key in ids):
