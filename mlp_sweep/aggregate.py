@@ -5,6 +5,7 @@ Reads files only and imports no torch, so a report can be made anew anywhere at 
 
 import glob
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,25 @@ from typing import Any
 import pandas as pd
 
 from . import run_dir
-from .config import WITH_SLOPE
+from .config import PLACES, UNDECISIVE, WITH_SLOPE
+from .weights import described
 
-NOT_SETTINGS = ("roll", "data_dir", "dataset.root", "dataset.val_root")  # act through others, or only say where
+NOT_SETTINGS = (*UNDECISIVE, *(f"dataset.{key}" for key in PLACES))  # act through others, or only say where
 COMPLETE = ("ok", "collapsed")  # outcomes of runs that trained to their end with finite figures
 LOST = ("collapsed", "diverged")  # outcomes of runs whose training broke down
 UNFINISHED = {"running": "still running", "stopped": "stopped", "failed": "failed"}
 OUTCOMES = ("ok", "collapsed", "diverged", "failed", "stopped", "running")
 ABOUT = ("command", "versions", "git_commit", "device", "engine", "kernel", "threads", "data")  # of status.json
+
+
+@dataclass
+class DataSet:
+    """Pictures that runs were trained on: equal fingerprints are the same bytes."""
+
+    name: str
+    fingerprint: str
+    runs: int
+    classes: list[tuple[str, str]]  # (id, name in words or the id again); none where no run has ended
 
 
 @dataclass
@@ -32,6 +44,7 @@ class Sweep:
     left_out: list[tuple[str, str]]  # (path, reason): what was not read, or not to its end
     copies: list[tuple[str, str]]  # (path, path of the run counted in its place): equal run_ids, counted once
     about: list[dict[str, Any]]  # per run: how it came about, for the reproduction of it
+    data: list[DataSet]
 
     @property
     def configurations(self) -> list[str]:
@@ -42,6 +55,7 @@ def read(paths: list[Path]) -> Sweep:
     """Every run at or below the paths, which may be globs. ValueError where there is none that can be read."""
     places, left_out = folders(paths)
     found: dict[str, tuple[dict[str, Any], list[str], list[list[float]]]] = {}
+    trained_on: dict[str, list[Path]] = {}
     copies: list[tuple[str, str]] = []
     for folder in places:
         try:
@@ -51,6 +65,7 @@ def read(paths: list[Path]) -> Sweep:
         except ValueError as error:
             left_out.append((shown(folder), shown(error).removeprefix(f"{shown(folder)}/")))
             continue
+        trained_on.setdefault(run["dataset.fingerprint"], []).append(folder)
         first = found.setdefault(run["run_id"], (run, columns, rows))[0]
         if first is not run:
             kept, other = sorted((first, run), key=lambda r: OUTCOMES.index(r["outcome"]))  # the furthest run counts
@@ -69,7 +84,22 @@ def read(paths: list[Path]) -> Sweep:
     epochs = _stacked([(columns, rows) for _, columns, rows in found.values()])
     named = list(dict.fromkeys(["run", "run_id", "configuration", "activation.name", "activation.r", *varied, "seed"]))
     new = [c for c in epochs if c == "run" or c not in named]
-    return Sweep(frame, frame[named].merge(epochs[new], on="run"), varied, left_out, copies, about)
+    by_data = frame.groupby("dataset.fingerprint", sort=False)
+    data = [_data_set(runs, str(key), trained_on[str(key)]) for key, runs in by_data]
+    return Sweep(frame, frame[named].merge(epochs[new], on="run"), varied, left_out, copies, about, data)
+
+
+def _data_set(runs: pd.DataFrame, fingerprint: str, places: list[Path]) -> DataSet:
+    """The classes are read from the first run that has weights: the others of the fingerprint have the same."""
+    classes = []
+    for place in places:
+        if not (place / run_dir.WEIGHTS).is_file():
+            continue
+        with suppress(ValueError):
+            _, known = described(place / run_dir.WEIGHTS)
+            classes = [(shown(key), shown(name)) for key, name in zip(known.classes, known.names, strict=True)]
+            break
+    return DataSet(str(runs["dataset.name"].iloc[0]), fingerprint, len(runs), classes)
 
 
 def shown(text: Any) -> str:
@@ -96,7 +126,7 @@ def _run(folder: Path) -> dict[str, Any]:
     settings = status.get("settings")
     if not isinstance(settings, dict):
         raise ValueError(f"status.json: no settings in it ({status.get('reason') or 'no run started'})")
-    run = _flat(settings)
+    run = {key: value for key, value in _flat(settings).items() if not key.startswith("dataset.md5.")}
     data = status.get("data")
     data = data if isinstance(data, dict) else {}
     outcome = status.get("outcome") or status.get("state")

@@ -6,6 +6,7 @@ This is the one module that knows OmegaConf. The dataclasses here are schema and
 
 import hashlib
 import json
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ ENGINES = ("auto", "stacked", "reference")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("highest", "high", "medium")
 UNDECISIVE = ("roll", "data_dir", "dry_run", "fail_fast")  # act through other settings, or on no number at all
+PLACES = ("root", "val_root", "download", "url", "md5", "verify")  # of a data set: where pictures are, not which or how
 WITH_SLOPE = ("scaled",)  # the activations that have a slope r
 RESIZES = ("crop", "squash")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")  # all but nearest with antialiasing
@@ -49,18 +51,14 @@ class Pictures(Dataset):
 
     root: str
     download: bool
+    url: str | None  # the folder that it is fetched from; None: a set that may not be
+    md5: dict[str, str]  # of each file to fetch, by its name in that folder
     classes: list[str] | None
     samples_per_class: int | None
     resize: str
     interpolation: str
     color: str
     on_error: str
-
-
-@dataclass
-class TinyImageNet(Pictures):
-    url: str
-    md5: str
 
 
 @dataclass
@@ -149,7 +147,7 @@ def differences(theirs: dict[str, Any], run: Run, free: tuple[str, ...] = ()) ->
         return leaves
 
     there, asked = flat(theirs), flat(asdict(run))
-    skipped = {*UNDECISIVE, *free, "dataset.root", "dataset.val_root"}
+    skipped = {*UNDECISIVE, *free, *(f"dataset.{key}" for key in PLACES)}
     keys = sorted((there.keys() | asked.keys()) - skipped)
     return [
         f"{key}: {there.get(key)} there, {asked.get(key)} asked for" for key in keys if there.get(key) != asked.get(key)
@@ -160,7 +158,6 @@ SCHEMAS = {  # (group, name) -> dataclass, as cli.py registers them with Hydra
     (None, "schema"): Run,
     ("schema/dataset", "synthetic"): Synthetic,
     ("schema/dataset", "pictures"): Pictures,
-    ("schema/dataset", "tiny_imagenet"): TinyImageNet,
     ("schema/dataset", "image_folder"): ImageFolder,
     ("schema/dataset", "imagenette"): Imagenette,
 }
@@ -201,14 +198,14 @@ def from_settings(settings: dict[str, Any]) -> Run:
     try:
         dataset = settings["dataset"]
         schema = OmegaConf.structured(Run)
-        schema.dataset = OmegaConf.structured(SCHEMAS["schema/dataset", dataset["name"]])
+        schema.dataset = OmegaConf.structured(SCHEMAS.get(("schema/dataset", dataset["name"]), Pictures))
         cfg = OmegaConf.merge(schema, settings)
         assert isinstance(cfg, DictConfig)
         return to_run(cfg)[0]
+    except OmegaConfBaseException as error:  # before the others: some of it are KeyErrors too
+        raise ValueError(one_line(error)) from error
     except (KeyError, TypeError) as error:
         raise ValueError(f"no settings of a run ({error})") from error
-    except OmegaConfBaseException as error:
-        raise ValueError(one_line(error)) from error
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -230,6 +227,8 @@ def one_line(error: Exception) -> str:
     if isinstance(error.__cause__, OmegaConfBaseException):
         said.append(one_line(error.__cause__))
     text = ": ".join(dict.fromkeys(line.rstrip(":.") for line in said))
+    text = re.sub(r"Structured config of type `\w+` has missing mandatory value: .+", "has to be given", text)
+    text = text.replace("is not a ListConfig, list or tuple", "is no list, such as [a,b]")
     return f"{keys[0]}: {text}" if keys and keys[0] not in text else text
 
 

@@ -7,7 +7,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Table
+from rich.text import Text
 
 _err = Console(stderr=True, highlight=False, soft_wrap=True)
 _out = Console(highlight=False)
@@ -100,22 +101,32 @@ class Progress:
                     self._bars.stop()
 
 
-MOST_ROWS = 60  # of the closing table; the report has them all
+MOST_ROWS = 60  # of a table; what is written to files has them all
 
 
 def outcome_table(rows: list[dict[str, str]]) -> None:
-    """The closing table, a row a run; the keys of the first row are the columns."""
-    if not rows:
-        return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in rows[0]:
-        figure = column not in ("run", "outcome")
-        table.add_column(column, justify="right" if figure else "left", no_wrap=figure, overflow="fold")
-    for row in rows[:MOST_ROWS]:
-        table.add_row(*row.values())
-    (_out if _out.is_terminal else Console(width=160, highlight=False)).print(table)
+    """The closing table, a row a run."""
+    table(rows[:MOST_ROWS], [column for column in rows[0] if column not in ("run", "outcome")] if rows else [])
     if len(rows) > MOST_ROWS:
         _out.print(f"... and {len(rows) - MOST_ROWS} more")
+
+
+def table(rows: list[dict[str, str]], figures: Sequence[str]) -> None:
+    """Plain text in columns, the keys of the first row; those of figures to the right."""
+    if not rows:
+        return
+    drawn = Table(box=None, pad_edge=False, header_style="bold")
+    for column in rows[0]:
+        figure = column in figures
+        drawn.add_column(column, justify="right" if figure else "left", no_wrap=figure, overflow="fold")
+    for row in rows:
+        drawn.add_row(*(Text(plain(cell)) for cell in row.values()))
+    (_out if _out.is_terminal else Console(width=160, highlight=False)).print(drawn)
+
+
+def plain(text: str) -> str:
+    """Text of a file's, or a file's name, in which nothing can steer a terminal."""
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
 
 def result(text: str) -> None:

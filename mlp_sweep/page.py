@@ -17,6 +17,7 @@ from .charts import subject
 from .findings import Finding
 from .statistics import INTERVAL, MEASURES, Comparison
 
+MOST_SETS = 12  # of whose classes the page tells
 MOST_RUNS = 2000  # rows of the table of runs: more make a page that no phone opens; all are in runs.csv
 WORST_FIRST = ["failed", "diverged", "collapsed", "stopped", "running", "ok"]
 COLUMNS = {  # measure -> head of its column, format
@@ -76,6 +77,8 @@ def render(
         left_out=sweep.left_out,
         copies=sweep.copies,
         origins=origins(sweep.about),
+        data_sets=sweep.data[:MOST_SETS],
+        more_sets=len(sweep.data[MOST_SETS:]),
         refresh=refresh,
     )
 

@@ -14,6 +14,7 @@ import numpy as np
 from .plan import Member, Stack
 from .run_dir import RunDir, read_metrics
 from .train import Row
+from .weights import TrainedOn
 
 COLLAPSED_LOSS = 0.95  # of ln C: a run that ends above it has learned next to nothing ...
 COLLAPSED_DEAD = 0.5  # ... and has collapsed if this share of some hidden layer's units is dead
@@ -55,7 +56,7 @@ class Ended:
     member: int
     weights: State
     stateful: bool  # whether going on would need more than the weights
-    classes: int
+    trained_on: TrainedOn
 
 
 Event = Started | Epoch | Ended
@@ -124,8 +125,8 @@ def _record_epoch(directories: list[RunDir], event: Epoch) -> None:
 def _end(directory: RunDir, end: Ended) -> Result:
     columns, rows = read_metrics(directory.path)
     last = dict(zip(columns, rows[-1], strict=True)) if rows else {}
-    outcome, reason = judge(last, directory.status.get("diverged_at"), end.classes)
-    directory.finish(outcome, reason, end.weights, keep_checkpoint=end.stateful)
+    outcome, reason = judge(last, directory.status.get("diverged_at"), len(end.trained_on.classes))
+    directory.finish(outcome, reason, end.weights, end.trained_on, keep_checkpoint=end.stateful)
     directory.log(outcome if reason is None else f"{outcome}: {reason}")
     return Result(directory.path, outcome, objective(last.get("val_accuracy")))
 

@@ -3,7 +3,7 @@
 metrics.csv       a row per finished epoch, appended and flushed
 status.json       where it stands and what it was, replaced as a whole
 checkpoint.safetensors   after each epoch, until the run ends; with that epoch's line of metrics.csv
-weights.safetensors
+weights.safetensors      of a run that ended, with what predicting takes (weights.py)
 mlp_sweep.log
 """
 
@@ -17,6 +17,9 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
+
+from . import weights as weights_file
+from .weights import TrainedOn
 
 METRICS, STATUS, WEIGHTS, LOG = "metrics.csv", "status.json", "weights.safetensors", "mlp_sweep.log"
 CHECKPOINT, LOCK = "checkpoint.safetensors", ".lock"
@@ -76,10 +79,10 @@ class RunDir:
         self.status |= changes
         replace(self.path / STATUS, (json.dumps(self.status, indent=1) + "\n").encode(), sync=False)
 
-    def finish(self, outcome: str, reason: str | None, weights: dict[str, Any], keep_checkpoint: bool) -> None:
-        from safetensors.numpy import save
-
-        replace(self.path / WEIGHTS, save(weights, {"run_id": str(self.status.get("run_id"))}))
+    def finish(
+        self, outcome: str, reason: str | None, weights: dict[str, Any], trained_on: TrainedOn, keep_checkpoint: bool
+    ) -> None:
+        replace(self.path / WEIGHTS, weights_file.packed(weights, str(self.status.get("run_id")), trained_on))
         self.set(state="finished", outcome=outcome, reason=reason, finished=_now())
         if not keep_checkpoint:
             (self.path / CHECKPOINT).unlink(missing_ok=True)

@@ -13,6 +13,7 @@ from .plan import Stack
 from .record import Ended, Epoch, Event, Started, State
 from .run_dir import FIGURES
 from .train import fit
+from .weights import TrainedOn
 
 
 def events(stack: Stack, progress: console.Progress, bar: console.Bar) -> Iterator[Event]:
@@ -26,6 +27,7 @@ def events(stack: Stack, progress: console.Progress, bar: console.Bar) -> Iterat
         for x, y, augment in ((arrays.train_x, arrays.train_y, run.augment), (arrays.val_x, arrays.val_y, None))
     )
     features, classes = train_split.features, len(arrays.classes)
+    trained_on = TrainedOn(arrays.classes, arrays.names, arrays.mean_C.tolist(), arrays.std_C.tolist())
     runs = [member.run for member in stack.members]
     engine = engines.build(runs, stack.stackable, features, classes, device)
     for slot, member in enumerate(stack.members):
@@ -38,7 +40,7 @@ def events(stack: Stack, progress: console.Progress, bar: console.Bar) -> Iterat
 
     def ended(member: int, slot: int) -> Ended:
         stateful = len(engine.state(slot)) > len(engine.weights(slot))
-        return Ended(member, _arrays(engine.weights(slot)), stateful, classes)
+        return Ended(member, _arrays(engine.weights(slot)), stateful, trained_on)
 
     bar.total(train_split.count * (run.epochs - stack.epoch))
     for rows in fit(engine, train_split, val_split, run.data_seed, range(stack.epoch + 1, run.epochs + 1), bar.advance):

@@ -6,6 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from mlp_sweep.run_dir import WEIGHTS
+from mlp_sweep.weights import TrainedOn, packed
+
 NAN = float("nan")
 
 
@@ -23,8 +28,12 @@ def write_run(
     columns: dict[str, Sequence[float]] | None = None,
     status: dict[str, Any] | None = None,
     settings: dict[str, Any] | None = None,
+    names: Sequence[str] | None = None,
 ) -> Path:
-    """One run, meant for 4 epochs unless set. A diverged one gets a last row of NaN after the figures given."""
+    """One run, meant for 4 epochs unless set. A diverged one gets a last row of NaN after the figures given.
+
+    names: of the classes, n00000000 and on; without them the run has no weights.
+    """
     train_loss = [2.0 / (epoch + 1) for epoch in range(len(val_accuracy))] if train_loss is None else train_loss
     columns = columns or {}
     rows = [
@@ -66,6 +75,9 @@ def write_run(
         "command": ["/somewhere/mlp_sweep/__main__.py", "--multirun", "activation=relu,scaled"],
     } | (status or {})  # fmt: skip
     (folder / "status.json").write_text(json.dumps(record), encoding="utf-8")
+    if names:
+        known = TrainedOn([f"n{i:08}" for i in range(len(names))], list(names), [100.0], [50.0])
+        (folder / WEIGHTS).write_bytes(packed({"w": np.zeros(1, np.float32)}, record["run_id"], known))
     return folder
 
 

@@ -1,12 +1,13 @@
 """Batches: every sample once, in an order of (data_seed, epoch), normalised per channel."""
 
+import os
 import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from small_sets import run_settings
+from small_sets import arrays, picture_tree, run_settings, settings
 
 from mlp_sweep import config
 from mlp_sweep.data import Batches
@@ -160,3 +161,40 @@ def test_what_fits_in_memory():
     cpu = torch.device("cpu")
     assert fits(0, cpu) and not fits(1 << 60, cpu)
     assert 1 << 20 < free_memory() < 1 << 50
+
+
+def own_memory() -> int:
+    """Bytes of this process that no file stands behind: what the system cannot take back."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("RssAnon"))
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="not Linux")
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_a_split_that_does_not_fit_takes_the_memory_of_a_batch(tmp_path, in_memory):
+    """120 MB of pictures, in random order, of which less than a tenth may become the process's own."""
+    shape = (10_000, 3, 64, 64)
+    np.lib.format.open_memmap(tmp_path / "x.npy", "w+", np.uint8, shape).flush()  # holes: nothing is written
+    x_NCHW = np.load(tmp_path / "x.npy", mmap_mode="c")
+    x_NCHW = np.array(x_NCHW) if in_memory else x_NCHW  # as a control: the whole of it is seen
+    x_NCHW[:1] = 0
+    before = own_memory() - in_memory * x_NCHW.nbytes
+    level_C, y_N = np.full(3, 100.0), np.zeros(len(x_NCHW), np.int64)
+    batches = Batches(x_NCHW, y_N, level_C, level_C, 64, torch.device("cpu"), in_memory=in_memory)
+    most = max(own_memory() for _ in batches(order(0, 1, len(x_NCHW))))
+    assert (most - before > x_NCHW.nbytes // 2) == in_memory
+    assert in_memory or most - before < x_NCHW.nbytes // 10
+
+
+def test_a_cache_cut_short_is_never_mapped(tmp_path):
+    """Reading past the end of a mapped file would kill the process (SIGBUS): NumPy and the cache look first."""
+    dataset = settings("image_folder", root=str(picture_tree(tmp_path / "set", ["a", "b"], 40)), num_classes=2)
+    made = arrays(dataset, tmp_path / "data")
+    file, whole = made.folder / "train_x.npy", np.array(made.train_x)
+    os.truncate(file, file.stat().st_size // 2)
+    with pytest.raises(ValueError):
+        np.load(file, mmap_mode="c")
+    again = arrays(dataset, tmp_path / "data")
+    batches = Batches(again.train_x, again.train_y, again.mean_C, again.std_C, 7, torch.device("cpu"), in_memory=False)
+    seen = np.concatenate([raw_BD.numpy().copy() for raw_BD in batches._raw(None)])
+    np.testing.assert_array_equal(seen.reshape(whole.shape), whole)

@@ -1,14 +1,16 @@
 """The command as a user types it, in a folder of its own."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import SMALL
 
-from mlp_sweep import run_dir
+from mlp_sweep import config, run_dir
 
 Done = subprocess.CompletedProcess[str]
 
@@ -33,6 +35,14 @@ def test_help_shows_groups_and_settings_and_imports_no_torch(tmp_path: Path):
         assert word in done.stdout
     imported = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}
     assert "hydra" in imported and not imported & {"torch", "pandas", "matplotlib", "torchvision"}
+
+
+def test_help_names_the_groups_and_choices_of_conf_and_no_others():
+    text = yaml.safe_load((config.CONF_DIR / "hydra/help/mlp_sweep.yaml").read_text())["template"]
+    told = dict(re.findall(r"^(\w+): (.+)$", text, re.M))
+    folders = [folder for folder in config.CONF_DIR.iterdir() if folder.is_dir() and folder.name != "hydra"]
+    there = {folder.name: ", ".join(sorted(path.stem for path in folder.glob("*.yaml"))) for folder in folders}
+    assert told == there
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,12 @@
 """python -m mlp_sweep.data: what is in a set, in words and on a sheet; and every group of conf/dataset composes."""
 
+import dataclasses
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
-from small_sets import arrays, encoded, picture_tree, settings
+from small_sets import arrays, encoded, picture_tree, run_settings, settings
 
 from mlp_sweep import config
 from mlp_sweep.data.__main__ import main
@@ -68,8 +71,27 @@ def test_every_group_composes(group):
     assert settings(group).name == group
 
 
+@pytest.mark.parametrize("group", ["synthetic", *SOURCES])
+def test_every_group_comes_back_from_a_record(group):
+    run = run_settings(group)
+    assert config.from_settings(json.loads(json.dumps(dataclasses.asdict(run)))) == run
+
+
 def test_every_group_is_a_source():
     assert {path.stem for path in (config.CONF_DIR / "dataset").glob("*.yaml")} == {"synthetic", *SOURCES}
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("dataset.verify=false", "mlp_sweep: dataset.root: has to be given"),
+        ("dataset.classes=goldfish", "str is no list, such as [a,b]"),
+    ],
+)
+def test_what_is_missing_or_no_list_is_said_in_plain_words(override, said, capsys):
+    with pytest.raises(SystemExit):
+        main(["dataset=image_folder", override])
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

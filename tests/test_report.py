@@ -70,6 +70,30 @@ def test_the_page_says_what_was_left_out_and_what_was_counted_once(made: tuple[P
     assert re.search(r"runs: \d+ ok, 3 diverged", page)
 
 
+def test_the_page_names_the_classes_of_each_data_set_from_the_runs_alone(tmp_path: Path):
+    other = {"name": "made_up", "fingerprint": "e" * 16, "classes": 2, "train": 6, "val": 6}
+    write_run(tmp_path / "a", seed=0)  # no weights yet
+    write_run(tmp_path / "b", seed=1, names=["tabby, tabby cat", "</ol><script>alert(1)</script>"])
+    write_run(tmp_path / "c", seed=2, status={"data": other}, names=["ant", "bee"])
+    write_run(tmp_path / "d", seed=3, status={"data": other | {"fingerprint": "d" * 16}})
+    (tmp_path / "d/weights.safetensors").write_bytes(b"damaged")
+    page = (report.write([tmp_path], tmp_path / "report") / "report.html").read_text()
+    assert "made_up: 2 classes (2 runs, fingerprint ffffffffffff)" in page
+    assert "<code>n00000000</code> tabby, tabby cat</li>" in page and "<code>n00000001</code> bee</li>" in page
+    assert "made_up: not known before a run has ended (1 run, fingerprint dddddddddddd)" in page
+    assert "<script>alert" not in page and "&lt;/ol&gt;&lt;script&gt;" in page
+
+
+def test_one_run_of_each_data_set_is_asked_for_its_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for seed in range(6):
+        write_run(tmp_path / str(seed), seed=seed, names=["ant", "bee"])
+    asked = []
+    read = aggregate.described
+    monkeypatch.setattr(aggregate, "described", lambda path: asked.append(path) or read(path))
+    [data] = aggregate.read([tmp_path]).data
+    assert len(asked) == 1 and data.runs == 6 and data.classes == [("n00000000", "ant"), ("n00000001", "bee")]
+
+
 def test_every_chart_has_its_words_and_every_id_is_the_pages_only_one(made: tuple[Path, Path]):
     page = (made[1] / "report.html").read_text()
     assert len(re.findall(r'<svg[^>]*role="img"[^>]*aria-label="[^"]{60,}"', page)) == page.count("<svg") == 4
@@ -111,7 +135,7 @@ def test_the_command_fails_only_where_nothing_can_be_read(tmp_path: Path, capsys
 
 
 def test_a_report_needs_no_torch(tmp_path: Path):
-    write_run(tmp_path / "a")
+    write_run(tmp_path / "a", names=["ant", "bee"])
     script = "import sys; from mlp_sweep.report import main; main(sys.argv[1:]); print('torch' in sys.modules)"
     command = [sys.executable, "-c", script, str(tmp_path / "a")]
     ran = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -146,7 +146,12 @@ def test_fewer_classes_than_asked_for(tiny_tree, folder_tree, tmp_path):
 
 def test_unknown_classes_are_listed(tiny_tree, tmp_path):
     dataset = settings("tiny_imagenet", root=str(tiny_tree), classes=[IDS[0], "n00000001", "n00000000"])
-    refused(dataset, tmp_path, "dataset.classes", "n00000000, n00000001")
+    refused(dataset, tmp_path, "dataset.classes", "n00000000, n00000001", "its 4 are", "n02123045 (tabby, tabby cat)")
+
+
+def test_a_class_named_twice_is_refused(tiny_tree, tmp_path):
+    dataset = settings("tiny_imagenet", root=str(tiny_tree), classes=[IDS[0], "goldfish", IDS[1]])
+    refused(dataset, tmp_path, "dataset.classes", f"{IDS[0]} and goldfish are one class")
 
 
 def test_a_class_without_a_picture(folder_tree, tmp_path):

@@ -13,6 +13,14 @@ from pathlib import Path
 LARGEST = 64 << 20  # bytes of one member; a photograph of 50 megapixels is smaller
 
 
+def refuse(where: str, name: str, plain: bool) -> None:
+    """ValueError where an archive's member is made to do harm. plain: a file or a folder."""
+    if not plain:
+        raise ValueError(f"{where}: {name!r} in it is a link, not a file")
+    if name.startswith("/") or ".." in name.split("/"):
+        raise ValueError(f"{where}: {name!r} in it points out of the archive")
+
+
 class Archive:
     """Members by name. ValueError names the archive where it is none, damaged, or made to do harm."""
 
@@ -54,11 +62,8 @@ class Archive:
         """Every file in it by its path, all of them plain files inside the archive's own folder."""
         members = {}
         for info in self._zip.infolist():
-            mode = info.external_attr >> 16
-            if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
-                raise ValueError(f"dataset.root={self.path}: {info.filename!r} in it is a link, not a file")
-            if info.filename.startswith("/") or ".." in info.filename.split("/"):
-                raise ValueError(f"dataset.root={self.path}: {info.filename!r} in it points out of the archive")
+            kind = stat.S_IFMT(info.external_attr >> 16)
+            refuse(f"dataset.root={self.path}", info.filename, kind in (0, stat.S_IFREG, stat.S_IFDIR))
             members[info.filename] = info
         return members
 

@@ -24,8 +24,6 @@ from .sources import source
 from .synthetic import pictures
 from .writer import FORMAT, PARTIAL, RECORD, SPLITS, Writer, checksum
 
-PLACE_ONLY = ("root", "download", "verify")  # settings that say where pictures are, not which or how
-
 
 @dataclass
 class Arrays:
@@ -51,7 +49,7 @@ def load(dataset: config.Dataset, data_seed: int, data_dir: str, progress: conso
     """
     root = Path(data_dir) / "cache"
     found = source(dataset, data_seed, progress) if isinstance(dataset, config.Pictures) else None
-    spec = {key: value for key, value in asdict(dataset).items() if key not in PLACE_ONLY}
+    spec = {key: value for key, value in asdict(dataset).items() if key not in config.PLACES}
     request = _hash([FORMAT, spec, found.fingerprint if found else None, data_seed])
     pointer = root / "requests" / request
     arrays = _opened(_target(pointer), dataset.verify)

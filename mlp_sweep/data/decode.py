@@ -7,10 +7,11 @@ the same bits. Pillow takes what simplejpeg does not: other formats, CMYK, EXIF 
 import io
 import struct
 import warnings
+from typing import Protocol
 
 import numpy as np
 import simplejpeg
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .. import config
 
@@ -25,7 +26,16 @@ warnings.simplefilter("error", Image.DecompressionBombWarning)
 TOO_LARGE = f"more than {Image.MAX_IMAGE_PIXELS:,} pixels"
 
 
-def decode(encoded: bytes | np.ndarray, rules: config.Pictures) -> np.ndarray:
+class Rules(Protocol):
+    """What of a data set's settings decides a picture's bytes."""
+
+    image_size: int
+    resize: str
+    interpolation: str
+    color: str
+
+
+def decode(encoded: bytes | np.ndarray, rules: Rules) -> np.ndarray:
     """C x size x size uint8 from a file's bytes or from HW or HWC pixels. ValueError says what is wrong with them."""
     if isinstance(encoded, np.ndarray):
         image = Image.fromarray(encoded)
@@ -35,6 +45,8 @@ def decode(encoded: bytes | np.ndarray, rules: config.Pictures) -> np.ndarray:
             image = _other(encoded, rules) if pixels_HWC is None else None
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise ValueError(TOO_LARGE) from error
+        except UnidentifiedImageError as error:
+            raise ValueError("not a picture of a kind that can be decoded") from error
         except (OSError, ValueError, SyntaxError, EOFError, struct.error, IndexError) as error:  # Pillow's many
             raise ValueError(f"not a picture that can be decoded ({_first_line(error)})") from error
         if image is None:
@@ -46,11 +58,11 @@ def decode(encoded: bytes | np.ndarray, rules: config.Pictures) -> np.ndarray:
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
-def _mode(rules: config.Pictures) -> str:
+def _mode(rules: Rules) -> str:
     return "L" if rules.color == "grey" else "RGB"
 
 
-def _sound_jpeg(encoded: bytes, rules: config.Pictures) -> np.ndarray | None:
+def _sound_jpeg(encoded: bytes, rules: Rules) -> np.ndarray | None:
     """HWC pixels, at reduced scale where enough is left; None for what Pillow should see."""
     if encoded[:3] != b"\xff\xd8\xff" or b"Exif\0" in encoded[:EXIF_WITHIN]:
         return None
@@ -70,7 +82,7 @@ def _sound_jpeg(encoded: bytes, rules: config.Pictures) -> np.ndarray | None:
         return None
 
 
-def _other(encoded: bytes, rules: config.Pictures) -> Image.Image:
+def _other(encoded: bytes, rules: Rules) -> Image.Image:
     """The first frame, upright, with transparent parts on white and 16 bits brought to 8."""
     image = Image.open(io.BytesIO(encoded))
     side = REDUCED * rules.image_size
@@ -86,7 +98,7 @@ def _other(encoded: bytes, rules: config.Pictures) -> Image.Image:
     return image
 
 
-def _square(image: Image.Image, rules: config.Pictures) -> Image.Image:
+def _square(image: Image.Image, rules: Rules) -> Image.Image:
     """Resized with antialiasing: the shorter side to size and the centre cut out, or squashed to fit."""
     size, resample = rules.image_size, FILTERS[rules.interpolation]
     width, height = image.size

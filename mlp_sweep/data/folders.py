@@ -7,10 +7,10 @@ from pathlib import Path
 
 from .. import config
 from ..console import Progress
-from .download import fetching
 from .draws import draws
 from .listing import Listing, Picture
 from .subset import choose_classes, thin
+from .unpack import unpacked
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
 NAME_FILES = ("words.txt", "LOC_synset_mapping.txt", "synset_words.txt")  # a line a class: id, then its name
@@ -96,10 +96,11 @@ def imagenet(dataset: config.Pictures, data_seed: int, _: Progress) -> Trees:
     return Trees(dataset, data_seed, root / "train", root / "val", lambda ids: _names(root, ids))
 
 
-def imagenette(dataset: config.Imagenette, data_seed: int, _: Progress) -> Trees:
+def imagenette(dataset: config.Imagenette, data_seed: int, progress: Progress) -> Trees:
     """Ten easy classes of ImageNet, as torchvision's Imagenette lays them out."""
     root = Path(dataset.root)
-    folder = root / ("imagenette2" if dataset.size == "full" else f"imagenette2-{dataset.size[:-2]}")
+    name = "imagenette2" if dataset.size == "full" else f"imagenette2-{dataset.size[:-2]}"
+    folder = unpacked(dataset, f"{name}.tgz", name, progress)
 
     def names(ids: Sequence[str]) -> dict[str, str]:
         from torchvision.datasets import Imagenette
@@ -111,14 +112,6 @@ def imagenette(dataset: config.Imagenette, data_seed: int, _: Progress) -> Trees
         words = dict(zip(known.wnids, (", ".join(c) for c in known.classes), strict=True))
         return {key: words.get(key, key) for key in ids}
 
-    if dataset.download and not folder.is_dir():
-        from torchvision.datasets import Imagenette
-
-        with fetching("Imagenette"):
-            root.mkdir(parents=True, exist_ok=True)
-            Imagenette(str(root), size=dataset.size, download=True)
-    if not folder.is_dir():
-        raise ValueError(f"dataset.root={root}: no {folder.name} in it; set dataset.download=true to fetch Imagenette")
     return Trees(dataset, data_seed, folder / "train", folder / "val", names)
 
 
@@ -153,7 +146,11 @@ def _names(root: Path, ids: Sequence[str]) -> dict[str, str]:
     names: dict[str, str] = {}
     for path in (root / name for name in NAME_FILES):
         if path.is_file():
-            names = dict(line.split(maxsplit=1) for line in path.read_text().splitlines() if len(line.split()) > 1)
+            names = dict(
+                line.split(maxsplit=1)
+                for line in path.read_text("utf-8", "replace").splitlines()
+                if len(line.split()) > 1
+            )
             break
     else:
         if len(ids) == 1000 and all(key[:1] == "n" and key[1:].isdigit() for key in ids):

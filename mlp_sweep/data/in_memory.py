@@ -2,7 +2,6 @@
 
 import gzip
 import hashlib
-import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,9 +11,11 @@ import numpy as np
 
 from .. import config
 from ..console import Progress
-from .download import fetching
+from .archive import LARGEST
+from .download import fetch
 from .listing import Listing, Picture
 from .subset import choose_classes, thin
+from .unpack import unpacked
 
 FASHION_MNIST = [f"{split}-{kind}-ubyte" for split in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
 
@@ -38,7 +39,11 @@ class InMemory:
         try:
             splits = {"train": self.open(True), "val": self.open(False)}
         except (RuntimeError, ValueError, EOFError, OSError, AssertionError) as error:
-            raise ValueError(f"dataset.root={self.dataset.root}: damaged ({' '.join(str(error).split())})") from error
+            why = " ".join(str(error).split())
+            raise ValueError(
+                f"dataset.root={self.dataset.root}: damaged ({why}); with its files deleted, dataset.download=true "
+                "fetches them anew"
+            ) from error
         there_are = splits["train"].classes
         classes = choose_classes(self.dataset, {name: name for name in there_are}, self.data_seed)
         pixels = {key: np.asarray(split.data) for key, split in splits.items()}
@@ -66,39 +71,31 @@ class Cifar(InMemory):
     Those files are pickles; torchvision opens each only after comparing it with the published MD5.
     """
 
-    FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
+    KINDS = {
+        "cifar10": ("cifar-10-python.tar.gz", "cifar-10-batches-py"),
+        "cifar100": ("cifar-100-python.tar.gz", "cifar-100-python"),
+    }
 
-    def __init__(self, dataset: config.Pictures, data_seed: int, _: Progress) -> None:
-        self.dataset = dataset
-        folder = Path(dataset.root) / self.FOLDERS[dataset.name]
-        if dataset.download and not folder.is_dir():
-            self._download()
-        if not folder.is_dir():
-            raise ValueError(
-                f"dataset.root={dataset.root}: no {folder.name} in it; set dataset.download=true to fetch it"
-            )
+    def __init__(self, dataset: config.Pictures, data_seed: int, progress: Progress) -> None:
+        folder = unpacked(dataset, *self.KINDS[dataset.name], progress)
         super().__init__(dataset, data_seed, sorted(p for p in folder.iterdir() if p.is_file()))
 
-    def open(self, train: bool, download: bool = False) -> Any:
+    def open(self, train: bool) -> Any:
         from torchvision.datasets import CIFAR10, CIFAR100
 
         kind = CIFAR10 if self.dataset.name == "cifar10" else CIFAR100
-        return kind(self.dataset.root, train, download=download)
-
-    def _download(self) -> None:
-        with fetching(self.dataset.name):
-            Path(self.dataset.root).mkdir(parents=True, exist_ok=True)
-            self.open(True, download=True)
+        return kind(self.dataset.root, train)
 
 
 class FashionMNIST(InMemory):
     """The four original files, plain or .gz, in root or where torchvision puts them (root/FashionMNIST/raw)."""
 
-    def __init__(self, dataset: config.Pictures, data_seed: int, _: Progress) -> None:
+    def __init__(self, dataset: config.Pictures, data_seed: int, progress: Progress) -> None:
         self.dataset = dataset
         files = self._found()
         if files is None and dataset.download:
-            self._download()
+            for name in FASHION_MNIST:
+                fetch(dataset, f"{name}.gz", Path(dataset.root) / f"{name}.gz", progress)
             files = self._found()
         if files is None:
             raise ValueError(
@@ -125,12 +122,9 @@ class FashionMNIST(InMemory):
             raw.mkdir(parents=True)
             for path in self.files:
                 opened = gzip.open(path) if path.suffix == ".gz" else open(path, "rb")
-                with opened as packed, open(raw / path.name.removesuffix(".gz"), "wb") as plain:
-                    shutil.copyfileobj(packed, plain)
+                with opened as packed:
+                    content = packed.read(LARGEST + 1)
+                if len(content) > LARGEST:
+                    raise ValueError(f"{path.name} unpacks to more than {LARGEST:,} bytes")
+                (raw / path.name.removesuffix(".gz")).write_bytes(content)
             return datasets.FashionMNIST(folder, train)
-
-    def _download(self) -> None:
-        from torchvision import datasets
-
-        with fetching(self.dataset.name):
-            datasets.FashionMNIST(self.dataset.root, download=True)

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping
 from .. import config
 from .draws import draws
 
+SHOWN = 5  # classes that an error names
+
 
 def choose_classes(dataset: config.Pictures, names: Mapping[str, str], data_seed: int) -> list[str]:
     """The ids of the classes listed in dataset.classes, or of num_classes drawn by data_seed, sorted.
@@ -33,11 +35,19 @@ def _named(wanted: Iterable[str], names: Mapping[str, str], where: str) -> list[
     found = {word: [word] if word in names else called.get(word.strip().lower(), []) for word in wanted}
     unknown = sorted(word for word, ids in found.items() if not ids)
     if unknown:
-        raise ValueError(f"dataset.classes: {where} has no class {', '.join(unknown)}")
+        some = ", ".join(f"{key} ({names[key]})" if names[key] != key else key for key in sorted(names)[:SHOWN])
+        more = ", ..." if len(names) > SHOWN else ""
+        raise ValueError(
+            f"dataset.classes: {where} has no class {', '.join(unknown)}; its {len(names)} are {some}{more}"
+        )
     for word, ids in found.items():
         if len(ids) > 1:
             raise ValueError(f"dataset.classes: {word} may be {' or '.join(sorted(ids))}: give the id")
-    return sorted({ids[0] for ids in found.values()})
+    called_twice = {ids[0]: [word for word, other in found.items() if other == ids] for ids in found.values()}
+    for key, words in called_twice.items():
+        if len(words) > 1:
+            raise ValueError(f"dataset.classes: {' and '.join(words)} are one class, {key}")
+    return sorted(called_twice)
 
 
 def thin(pictures: list[str], dataset: config.Pictures, data_seed: int, label: int) -> list[str]:

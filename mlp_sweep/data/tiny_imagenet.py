@@ -10,11 +10,12 @@ from typing import Protocol
 from .. import config
 from ..console import Progress
 from .archive import Archive
-from .download import download
+from .download import fetch
 from .folders import EXTENSIONS, pictures_in
 from .listing import Listing, Picture
 from .subset import choose_classes, thin
 
+ARCHIVE = "tiny-imagenet-200.zip"
 ANNOTATIONS = "val/val_annotations.txt"
 
 
@@ -28,11 +29,11 @@ class Files(Protocol):
 
 
 class TinyImageNet:
-    def __init__(self, dataset: config.TinyImageNet, data_seed: int, progress: Progress) -> None:
+    def __init__(self, dataset: config.Pictures, data_seed: int, progress: Progress) -> None:
         self.dataset, self.data_seed = dataset, data_seed
         root = Path(dataset.root)
         if dataset.download and not root.exists():
-            download(dataset.url, dataset.md5, root, progress)
+            fetch(dataset, ARCHIVE, root, progress)
         if root.is_dir():
             inner = root / "tiny-imagenet-200"
             self.files: Files = _Folder(inner if inner.is_dir() else root)
@@ -41,7 +42,7 @@ class TinyImageNet:
         else:
             raise ValueError(
                 f"dataset.root={root}: no such archive or folder; set dataset.download=true to fetch "
-                "tiny-imagenet-200.zip (248 MB), or dataset.root to where it is, packed or unpacked"
+                f"{ARCHIVE} (248 MB), or dataset.root to where it is, packed or unpacked"
             )
         self.fingerprint = self.files.fingerprint
 
