@@ -20,7 +20,9 @@ CONF_DIR = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parent.parent / "
 ENGINES = ("auto", "stacked", "reference")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("highest", "high", "medium")
+ON_DIVERGENCE = ("stop", "continue")
 UNDECISIVE = ("roll", "data_dir", "dry_run", "fail_fast")  # act through other settings, or on no number at all
+WHERE = ("root", "val_root", "download", "verify")  # of a data set: decide no number, the pictures themselves do
 WITH_SLOPE = ("scaled",)  # the activations that have a slope r
 RESIZES = ("crop", "squash")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")  # all but nearest with antialiasing
@@ -118,6 +120,7 @@ class Run:
     device: str
     matmul_precision: str
     engine: str
+    on_divergence: str
     data_dir: str
     dry_run: bool
     fail_fast: bool
@@ -149,7 +152,7 @@ def differences(theirs: dict[str, Any], run: Run, free: tuple[str, ...] = ()) ->
         return leaves
 
     there, asked = flat(theirs), flat(asdict(run))
-    skipped = {*UNDECISIVE, *free, "dataset.root", "dataset.val_root"}
+    skipped = {*UNDECISIVE, *free, *(f"dataset.{key}" for key in WHERE)}
     keys = sorted((there.keys() | asked.keys()) - skipped)
     return [
         f"{key}: {there.get(key)} there, {asked.get(key)} asked for" for key in keys if there.get(key) != asked.get(key)
@@ -201,7 +204,8 @@ def from_settings(settings: dict[str, Any]) -> Run:
     try:
         dataset = settings["dataset"]
         schema = OmegaConf.structured(Run)
-        schema.dataset = OmegaConf.structured(SCHEMAS["schema/dataset", dataset["name"]])
+        kind = SCHEMAS.get(("schema/dataset", dataset["name"]), Pictures)
+        schema.dataset = OmegaConf.structured(kind)
         cfg = OmegaConf.merge(schema, settings)
         assert isinstance(cfg, DictConfig)
         return to_run(cfg)[0]
@@ -223,7 +227,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def one_line(error: Exception) -> str:
-    """OmegaConf's many-line messages in one: the key and the sentence."""
+    """Errors in one line: the path and the system's words; OmegaConf's many lines as the key and the sentence."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     keys = [line.split(":", 1)[1].strip() for line in lines if line.startswith("full_key:")]
     said = [line for line in lines if not line.startswith(("full_key:", "object_type=", "reference_type="))]
@@ -258,6 +264,7 @@ def check(run: Run) -> None:
     need(0 <= run.data_seed < 2**63, "data_seed", run.data_seed, "in [0, 2^63)")
     need(run.device in DEVICES, "device", run.device, f"one of {', '.join(DEVICES)}")
     need(run.engine in ENGINES, "engine", run.engine, f"one of {', '.join(ENGINES)}")
+    need(run.on_divergence in ON_DIVERGENCE, "on_divergence", run.on_divergence, f"one of {', '.join(ON_DIVERGENCE)}")
     need(
         run.matmul_precision in PRECISIONS, "matmul_precision", run.matmul_precision, f"one of {', '.join(PRECISIONS)}"
     )

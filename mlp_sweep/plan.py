@@ -7,8 +7,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from . import config
-from .run_dir import STATUS, Standing, is_run, read_status, standing
+from . import config, console
+from .run_dir import STATUS, Standing, is_run, read_status, stamp, standing
 
 FREE_SHARE = 0.5  # of the free memory that a stack may take
 
@@ -19,23 +19,36 @@ class Job:
 
     run: config.Run
     path: Path
-    standing: Standing = field(default_factory=lambda: Standing([], None))
+    standing: Standing = field(default_factory=Standing)
     finished: bool = False
+    stamp: bytes = b""  # of its directory when it was looked at
 
 
 @dataclass
 class Member:
-    """A distinct run: the directories of the jobs that decide the same numbers, the first one's in front."""
+    """A distinct run: the jobs that decide the same numbers, the one that came furthest in front."""
 
     run: config.Run
-    paths: list[Path]
-    standing: Standing
+    jobs: list[Job]
     state: dict[str, Any] | None = None  # arrays to go on from; read when it is the stack's turn
+
+    @property
+    def paths(self) -> list[Path]:
+        return [job.path for job in self.jobs]
+
+    @property
+    def standing(self) -> Standing:
+        return self.jobs[0].standing
 
     @property
     def epoch(self) -> int:
         """Whole epochs behind it."""
         return len(self.standing.lines)
+
+    @property
+    def over(self) -> bool:
+        """Whether no epoch is left to train."""
+        return self.epoch >= self.run.epochs or (_stops(self.run) and self.standing.diverged_at is not None)
 
 
 @dataclass
@@ -53,6 +66,10 @@ class Stack:
     @property
     def epoch(self) -> int:
         return self.members[0].epoch
+
+    @property
+    def over(self) -> bool:
+        return self.members[0].over
 
     @property
     def name(self) -> str:
@@ -77,15 +94,12 @@ def stacks(jobs: Sequence[Job], max_members: int | None, free_bytes: int, at_onc
     for job in jobs:
         if job.finished:
             continue
-        member = members.setdefault(_key(job.run), Member(job.run, [], job.standing))
-        if len(job.standing.lines) > member.epoch:  # the one that came furthest goes on for all, in front
-            member.standing = job.standing
-            member.paths.insert(0, job.path)
-        else:
-            member.paths.append(job.path)
+        members.setdefault(_key(job.run), Member(job.run, [])).jobs.append(job)
+    for member in members.values():  # the one that came furthest goes on for all
+        member.jobs.sort(key=lambda job: -len(job.standing.lines))
     groups: dict[str, list[Member]] = {}
     for key, member in members.items():
-        group = f"{member.epoch} {_common(member.run)}" if stackable(member.run) else key
+        group = f"{member.epoch} {member.over} {_common(member.run)}" if stackable(member.run) else key
         groups.setdefault(group, []).append(member)
     planned = []
     for group in groups.values():
@@ -101,6 +115,7 @@ def job(run: config.Run, path: Path, more_epochs: bool = False) -> Job:
     """A job as its directory stands; ValueError where another configuration's results lie in it."""
     if not is_run(path):
         return Job(run, path)
+    seen = stamp(path)
     status = read_status(path)
     theirs = status.get("settings")
     if not isinstance(theirs, dict):
@@ -109,9 +124,17 @@ def job(run: config.Run, path: Path, more_epochs: bool = False) -> Job:
     differing = config.differences(theirs, run, free)
     if differing:
         raise ValueError(f"{path}: holds another run's results ({'; '.join(differing)}); choose another directory")
-    last = run.epochs if status.get("outcome") != "diverged" else 0
-    finished = status.get("state") == "finished" and status.get("epoch", 0) >= last
-    return Job(run, path, standing(path), finished)
+    found = standing(path, status)
+    for line in found.damage:
+        anew = f"goes on from epoch {len(found.lines) + 1}" if found.lines else "starts anew"
+        console.notice(f"{line}; the run {anew}")
+    over = status.get("epoch", 0) >= run.epochs or (_stops(run) and status.get("outcome") == "diverged")
+    return Job(run, path, found, found.ended and over, seen)
+
+
+def _stops(run: config.Run) -> bool:
+    """Whether a run ends with the epoch in which it leaves the finite numbers."""
+    return run.on_divergence == "stop"
 
 
 def _key(run: config.Run) -> str:
