@@ -12,7 +12,6 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 _PACKAGED = Path(__file__).parent / "conf"  # in a wheel; beside the package in a checkout
 CONF_DIR = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parent.parent / "conf"
@@ -176,11 +175,16 @@ def register_resolvers() -> None:
 
 
 def job_dir(overrides: list[str]) -> str:
-    """A job's directory name: its overrides, less paths, cut to 150 characters with a hash of the rest."""
+    """A job's directory name: its overrides, less paths; with a hash of them where they had to be changed or cut.
+
+    At most 150 bytes of UTF-8: file systems allow 255 bytes, and count no characters.
+    """
     named = [o for o in overrides if not o.split("=")[0].endswith(("root", "data_dir", "dry_run"))]
-    name = ",".join(named).replace("/", "_") or "defaults"
-    if len(name) > 150:
-        name = f"{name[:137]}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+    whole = ",".join(named) or "defaults"
+    name = "".join("_" if c == "/" or not c.isprintable() else c for c in whole)
+    if name != whole or len(name.encode()) > 150 or name.startswith("."):
+        start = name.lstrip(".").encode()[:137].decode(errors="ignore")  # a character is whole or left out
+        name = f"{start}-{hashlib.sha256(whole.encode(errors='surrogateescape')).hexdigest()[:12]}"
     return name
 
 
@@ -200,7 +204,9 @@ def to_run(cfg: DictConfig) -> tuple[Run, list[str]]:
 
 
 def from_settings(settings: dict[str, Any]) -> Run:
-    """A checked Run from plain values, such as status.json and .hydra/config.yaml hold. ValueError: what is amiss."""
+    """A checked Run from plain values, such as status.json holds. ValueError: what is amiss."""
+    if "${" in json.dumps(settings):  # by which a stranger's record could read this machine's environment
+        raise ValueError("no settings of a run (a value is a reference to another)")
     try:
         dataset = settings["dataset"]
         schema = OmegaConf.structured(Run)
@@ -213,17 +219,6 @@ def from_settings(settings: dict[str, Any]) -> Run:
         raise ValueError(f"no settings of a run ({error})") from error
     except OmegaConfBaseException as error:
         raise ValueError(one_line(error)) from error
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Plain values from YAML that Hydra wrote, interpolations unresolved. ValueError where it is none."""
-    try:
-        values = OmegaConf.to_container(OmegaConf.load(path))
-    except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
-        raise ValueError(f"{path}: unreadable ({one_line(error)})") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path}: no settings in it")
-    return {str(key): value for key, value in values.items()}
 
 
 def one_line(error: Exception) -> str:

@@ -94,6 +94,7 @@ def stacks(jobs: Sequence[Job], max_members: int | None, free_bytes: int, at_onc
     for job in jobs:
         if job.finished:
             continue
+        _check_memory(job.run)
         members.setdefault(_key(job.run), Member(job.run, [])).jobs.append(job)
     for member in members.values():  # the one that came furthest goes on for all
         member.jobs.sort(key=lambda job: -len(job.standing.lines))
@@ -116,7 +117,10 @@ def job(run: config.Run, path: Path, more_epochs: bool = False) -> Job:
     if not is_run(path):
         return Job(run, path)
     seen = stamp(path)
-    status = read_status(path)
+    try:
+        status = read_status(path)
+    except ValueError as error:
+        raise ValueError(f"{error}; without it the run starts anew") from error
     theirs = status.get("settings")
     if not isinstance(theirs, dict):
         raise ValueError(f"{path / STATUS}: says nothing of the settings that it was trained with")
@@ -157,13 +161,26 @@ def _common(run: config.Run) -> str:
     return json.dumps(settings, sort_keys=True)
 
 
-def member_bytes(run: config.Run) -> int:
+def member_bytes(run: config.Run, unknown_classes: int = 1000) -> int:
     """Memory of one member in training: parameters, what momentum keeps, buffers of a batch (float32)."""
-    features = 3 * run.dataset.image_size**2
-    widths = [features, *run.model.hidden, run.dataset.num_classes or 1000]
+    channels = 1 if getattr(run.dataset, "color", "rgb") == "grey" else 3
+    features = channels * run.dataset.image_size**2
+    widths = [features, *run.model.hidden, run.dataset.num_classes or unknown_classes]
     parameters = sum(a * b + b for a, b in pairwise(widths))
     copies = 1 + (run.optimizer.momentum > 0) + 3 * run.optimizer.nesterov
     return 4 * (parameters * copies + 3 * run.batch_size * sum(widths[1:]))
+
+
+def _check_memory(run: config.Run) -> None:
+    """ValueError where one member alone takes more than the machine has; a cnn is smaller than this reckoning of it."""
+    needed, there = member_bytes(run, unknown_classes=2), _meminfo("MemTotal", 2**63)
+    if run.model.name in ("mlp", "linear") and needed > there:
+        largest = {"model.hidden": max(run.model.hidden, default=0), "batch_size": run.batch_size,
+                   "dataset.image_size": run.dataset.image_size**2}  # fmt: skip
+        key = max(largest, key=lambda name: largest[name])
+        value = {"model.hidden": run.model.hidden, "batch_size": run.batch_size}.get(key, run.dataset.image_size)
+        takes = f"a run of it takes {needed / 1e9:,.1f} GB of memory, this machine has {there / 1e9:,.1f} GB"
+        raise ValueError(f"{key}={value}: too large, {takes}")
 
 
 def describe(planned: Sequence[Stack], jobs: Sequence[Job]) -> str:
@@ -191,8 +208,12 @@ def listing(planned: Sequence[Stack]) -> str:
 
 def free_memory() -> int:
     """Bytes of main memory that can be had now; half of a GiB where the system does not say."""
+    return _meminfo("MemAvailable", 2**29)
+
+
+def _meminfo(key: str, unknown: int) -> int:
     try:
         with open("/proc/meminfo") as file:
-            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
+            return next(int(line.split()[1]) * 1024 for line in file if line.startswith(key))
     except (OSError, StopIteration):
-        return 2**29
+        return unknown

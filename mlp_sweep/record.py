@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 import traceback
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from . import run_dir
+from .config import one_line
 from .plan import Member, Stack
 from .run_dir import RunDir, read_metrics
 from .train import Row
@@ -89,13 +91,25 @@ def record(stack: Stack, happenings: Iterator[Event]) -> Iterator[Result]:
             for directory in (directory for member in left for directory in records[member]):
                 directory.stop("stopped", "interrupted")
             raise
-        except Exception as error:
+        except Exception as raised:
+            error = _plain(raised, stack)
             for member in left:
                 for directory in records[member]:
                     # Before it started a run has no settings in its status yet, and the report wants them.
                     directory.status.setdefault("settings", dataclasses.asdict(stack.members[member].run))
-                    directory.stop("failed", str(error), traceback.format_exc())
+                    directory.stop("failed", one_line(error), traceback.format_exc())
                     yield Result(directory.path, error=error)
+
+
+def _plain(error: Exception, stack: Stack) -> Exception:
+    """Out of memory, which each library says in words of its own, as one sentence with what takes it."""
+    if not isinstance(error, MemoryError) and not re.search("allocate memory|out of memory", str(error)):
+        return error
+    run = stack.run
+    what = f"model.hidden={run.model.hidden}, batch_size={run.batch_size}, {len(stack.members)} runs at once"
+    said = MemoryError(f"out of memory with {what}; fewer at once: hydra.launcher.max_members")
+    said.__cause__ = error
+    return said
 
 
 def _start(member: Member, directories: list[RunDir], started: Started, about: dict[str, Any]) -> None:

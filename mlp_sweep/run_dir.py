@@ -185,6 +185,7 @@ def ask_sweep(path: Path, jobs: dict[Path, dict[str, Any]]) -> None:
     """The same for a sweep: the settings of every job, added to those of the batches before."""
     path.mkdir(parents=True, exist_ok=True)
     named = {os.path.relpath(job, path): settings for job, settings in jobs.items()}
+    named = {name: settings for name, settings in named.items() if _below(name)}
     sealed.write_record(path / JOBS, {"jobs": asked_sweep(path) | named})
 
 
@@ -255,9 +256,8 @@ def _checked(path: Path, status: dict[str, Any]) -> str:
     return text
 
 
-def summary(path: Path) -> dict[str, str]:
-    """One run's row of the closing table, from its status.json."""
-    status = read_status(path)
+def summary(path: Path, status: dict[str, Any]) -> dict[str, str]:
+    """One run's row of the closing table."""
     final = status.get("final") or {}
 
     def figure(value: float | None, digits: int) -> str:
