@@ -4,6 +4,7 @@ Reads files only and imports no torch, so a report can be made anew anywhere at 
 """
 
 import glob
+import math
 from collections import defaultdict
 from contextlib import suppress
 from dataclasses import dataclass
@@ -59,9 +60,11 @@ def read(paths: list[Path]) -> Sweep:
     copies: list[tuple[str, str]] = []
     for folder in places:
         try:
-            run = _run(folder)
-            columns, rows = run_dir.read_metrics(folder)
+            status = run_dir.read_status(folder)
+            run = _run(folder, status)
+            columns, rows = run_dir.read_metrics(folder, status)
             _check(run, columns, len(rows), folder)
+            rows = _while_finite(columns, rows)
         except ValueError as error:
             left_out.append((shown(folder), shown(error).removeprefix(f"{shown(folder)}/")))
             continue
@@ -76,9 +79,9 @@ def read(paths: list[Path]) -> Sweep:
         raise ValueError("; ".join(f"{path}: {why}" for path, why in left_out))
     runs = [run for run, _, _ in found.values()]
     about = [run.pop("about") for run in runs]
-    for run, _, rows in found.values():
+    for run in runs:
         if run["outcome"] in UNFINISHED:
-            said = f"{UNFINISHED[run['outcome']]} after epoch {len(rows)} of {run['epochs']}"
+            said = f"{UNFINISHED[run['outcome']]} after epoch {run['epoch']} of {run['epochs']}"
             left_out.append((run["path"], f"{said}: in the curves, not in the final figures"))
     frame, varied = _labelled(pd.DataFrame(runs).assign(run=range(len(runs))))
     epochs = _stacked([(columns, rows) for _, columns, rows in found.values()])
@@ -120,9 +123,10 @@ def folders(paths: list[Path]) -> tuple[list[Path], list[tuple[str, str]]]:
     return list(found), left_out
 
 
-def _run(folder: Path) -> dict[str, Any]:
+def _run(folder: Path, status: dict[str, Any]) -> dict[str, Any]:
     """A run's settings, flat, and what became of it. ValueError where status.json is not a run's."""
-    status = run_dir.read_status(folder)
+    if status.get("state") == "waiting":
+        raise ValueError("status.json: waiting, not started yet")
     settings = status.get("settings")
     if not isinstance(settings, dict):
         raise ValueError(f"status.json: no settings in it ({status.get('reason') or 'no run started'})")
@@ -134,8 +138,8 @@ def _run(folder: Path) -> dict[str, Any]:
                "seed": run.get("seed"), "epochs": run.get("epochs"), "data.classes": data.get("classes"),
                "epoch": status.get("epoch")}  # fmt: skip
     for key, value in numbers.items():
-        if not isinstance(value, int | float) or isinstance(value, bool):
-            raise ValueError(f"status.json: {key} is {value!r}, not a number")
+        if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < 2**63:
+            raise ValueError(f"status.json: {key} is {value!r:.40}, not a number to reckon with")
     for key, value in {"activation.name": run.get("activation.name"), "run_id": status.get("run_id")}.items():
         if not isinstance(value, str):
             raise ValueError(f"status.json: {key} is {value!r}, not a name")
@@ -162,6 +166,13 @@ def _check(run: dict[str, Any], columns: list[str], rows: int, folder: Path) -> 
         raise ValueError(f"{folder / run_dir.METRICS}: no column {missing[0]}")
     if rows < run["epoch"]:
         raise ValueError(f"{folder / run_dir.METRICS}: truncated, {rows} of {run['epoch']} epochs are in it")
+
+
+def _while_finite(columns: list[str], rows: list[list[float]]) -> list[list[float]]:
+    """Rows to the first without figures: those of a run that went on after it diverged say nothing more."""
+    losses = [columns.index(loss) for loss in ("train_loss", "val_loss")]
+    empty = (i for i, row in enumerate(rows) if any(math.isnan(row[loss]) for loss in losses))
+    return rows[: next(empty, len(rows)) + 1]
 
 
 def _flat(settings: dict[str, Any], above: str = "") -> dict[str, Any]:

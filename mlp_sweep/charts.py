@@ -1,5 +1,6 @@
 """Curves by epoch, by seaborn: legible in print, without colour, and honest about runs that left the chart."""
 
+import io
 import math
 import textwrap
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
+from . import sealed
 from .aggregate import OUTCOMES, Sweep
 
 CURVES = {  # file name -> column, title
@@ -132,11 +134,11 @@ def save(fig: Figure, stem: Path) -> None:
     fig.draw_without_rendering()
     fig.set_layout_engine("none")  # laid out by now: once, not once for each file
     for ending in ("png", "svg"):
-        partial = stem.with_name(f"{stem.name}.partial.{ending}")
+        file = io.BytesIO()
         metadata = {"Date": None} if ending == "svg" else {"Software": None}
         with plt.rc_context({"svg.hashsalt": stem.name, "svg.fonttype": "none"}):
-            fig.savefig(partial, dpi=150, metadata=metadata)
-        partial.replace(stem.with_suffix(f".{ending}"))
+            fig.savefig(file, format=ending, dpi=150, metadata=metadata)
+        sealed.replace(stem.with_suffix(f".{ending}"), file.getvalue(), sync=False)
     plt.close(fig)
 
 

@@ -8,6 +8,8 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
+from itertools import combinations
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -26,7 +28,13 @@ for (group, name), schema in config.SCHEMAS.items():
     ConfigStore.instance().store(group=group, name=name, node=schema, provider="mlp_sweep")
 config.register_resolvers()
 
-USER_ERRORS = (ValueError, OSError, HydraException, OmegaConfBaseException)  # one line; all else is a fault of ours
+USER_ERRORS = (
+    ValueError,
+    OSError,
+    MemoryError,
+    HydraException,
+    OmegaConfBaseException,
+)  # one line; all else is a fault of ours
 FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 
@@ -38,11 +46,15 @@ class Hooks(Callback):
 
     run_dir: Path | None = None
     sweep_dir: Path | None = None
+    errors: dict[Path, Exception] = {}  # of a sweep's runs in this process
 
     def on_run_start(self, config: DictConfig, **_: object) -> None:
         Hooks.run_dir = Path(config.hydra.run.dir)
         try:
-            plan.job(_to_run(config), Hooks.run_dir)
+            run = _to_run(config)
+            plan.stacks([plan.job(run, Hooks.run_dir)], None, plan.free_memory())
+            if not run.dry_run:
+                run_dir.ask(Hooks.run_dir, asdict(run))
         except USER_ERRORS as error:
             if not FULL_ERROR:  # with it, the same error comes from the run itself
                 _exit(error)
@@ -54,25 +66,28 @@ class Hooks(Callback):
 def main() -> None:
     """The command. Exit status 0, 130 after Ctrl-C, or 1 with a line on stderr (HYDRA_FULL_ERROR=1: the traceback)."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors on instead of printing many lines
-    failed = None
     try:
-        _app()
+        _main()
     except KeyboardInterrupt:
         console.stopped(Hooks.sweep_dir or Hooks.run_dir or Path("outputs"))
+
+
+def _main() -> None:
+    failed, well = None, True
+    try:
+        _app()
     except Exception as error:
         failed = error
-    folders = run_dir.find_runs(Hooks.sweep_dir) if Hooks.sweep_dir else []
-    if Hooks.sweep_dir and folders:
-        resume.close(Hooks.sweep_dir, folders, is_sweep=True)
-    if not failed:
-        return
-    if FULL_ERROR:
+    if Hooks.sweep_dir and run_dir.find_runs(Hooks.sweep_dir):
+        well = resume.close(Hooks.sweep_dir, Hooks.errors, is_sweep=True)
+    if failed and FULL_ERROR:
         raise failed
-    if any(run_dir.read_status(folder).get("state") == "failed" for folder in folders):
-        sys.exit(1)  # close has named every one of them
-    if not isinstance(failed, USER_ERRORS):
+    if not well:
+        sys.exit(1)  # close has named every failure
+    if failed and not isinstance(failed, USER_ERRORS):
         raise failed
-    _exit(failed)
+    if failed:
+        _exit(failed)
 
 
 def _task(cfg: DictConfig) -> float:
@@ -89,9 +104,10 @@ def _task(cfg: DictConfig) -> float:
     if result.error:
         if alone and isinstance(result.error, USER_ERRORS) and not FULL_ERROR:
             _exit(result.error)  # past Hydra, which would add lines of its own
+        Hooks.errors[job.path] = result.error
         raise result.error
     if alone:
-        resume.close(job.path, [job.path], is_sweep=False)
+        resume.close(job.path, {}, is_sweep=False)
     return result.objective
 
 
@@ -100,6 +116,11 @@ def _batch(
 ) -> list[float | Exception]:
     """A sweep's jobs at once, for hydra/launcher=fused: all are checked before anything of any is written."""
     jobs = [plan.job(_to_run(cfg), Path(directory)) for cfg, directory in zip(configs, directories, strict=True)]
+    if len({job.path for job in jobs}) < len(jobs):
+        path = next(job.path for job, other in combinations(jobs, 2) if job.path == other.path)
+        raise ValueError(
+            f"{path}: the directory of two jobs; set another name, hydra.sweep.subdir='${{hydra.job.num}}'"
+        )
     from .workers import Workers, train_jobs  # not before the checks: it imports torch
 
     workers = Workers(**{key: value for key, value in launcher.items() if key != "max_members"})
@@ -108,9 +129,14 @@ def _batch(
     if any(job.run.dry_run for job in jobs):
         console.result(plan.listing(planned))
         return [0.0] * len(jobs)
+    sweep_dir = Hooks.sweep_dir
+    assert sweep_dir is not None
+    run_dir.ask_sweep(sweep_dir, {job.path: asdict(job.run) for job in jobs})
     for number in range(len(jobs)):
         open_job(number)
-    return [result.error or result.objective for result in train_jobs(jobs, planned, workers)]
+    results = train_jobs(jobs, planned, workers)
+    Hooks.errors |= {result.path: result.error for result in results if result.error}
+    return [result.error or result.objective for result in results]
 
 
 setattr(_task, "batch", _batch)  # noqa: B010 (where the fused launcher looks for it)
@@ -128,7 +154,10 @@ def _to_run(cfg: DictConfig) -> config.Run:
 
 
 def _exit(error: Exception) -> NoReturn:
-    console.error(_one_line(error))
+    said = _one_line(error)
+    if isinstance(error, OSError) and error.strerror and not error.filename:  # Hydra's own files
+        said = f"{Hooks.sweep_dir or Hooks.run_dir}: {said}"
+    console.error(said)
     sys.exit(1)
 
 

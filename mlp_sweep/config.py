@@ -13,7 +13,6 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 _PACKAGED = Path(__file__).parent / "conf"  # in a wheel; beside the package in a checkout
 CONF_DIR = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parent.parent / "conf"
@@ -21,6 +20,7 @@ CONF_DIR = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parent.parent / "
 ENGINES = ("auto", "stacked", "reference")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("highest", "high", "medium")
+ON_DIVERGENCE = ("stop", "continue")
 UNDECISIVE = ("roll", "data_dir", "dry_run", "fail_fast")  # act through other settings, or on no number at all
 PLACES = ("root", "val_root", "download", "url", "md5", "verify")  # of a data set: where pictures are, not which or how
 WITH_SLOPE = ("scaled",)  # the activations that have a slope r
@@ -116,6 +116,7 @@ class Run:
     device: str
     matmul_precision: str
     engine: str
+    on_divergence: str
     data_dir: str
     dry_run: bool
     fail_fast: bool
@@ -170,11 +171,16 @@ def register_resolvers() -> None:
 
 
 def job_dir(overrides: list[str]) -> str:
-    """A job's directory name: its overrides, less paths, cut to 150 characters with a hash of the rest."""
+    """A job's directory name: its overrides, less paths; with a hash of them where they had to be changed or cut.
+
+    At most 150 bytes of UTF-8: file systems allow 255 bytes, and count no characters.
+    """
     named = [o for o in overrides if not o.split("=")[0].endswith(("root", "data_dir", "dry_run"))]
-    name = ",".join(named).replace("/", "_") or "defaults"
-    if len(name) > 150:
-        name = f"{name[:137]}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+    whole = ",".join(named) or "defaults"
+    name = "".join("_" if c == "/" or not c.isprintable() else c for c in whole)
+    if name != whole or len(name.encode()) > 150 or name.startswith("."):
+        start = name.lstrip(".").encode()[:137].decode(errors="ignore")  # a character is whole or left out
+        name = f"{start}-{hashlib.sha256(whole.encode(errors='surrogateescape')).hexdigest()[:12]}"
     return name
 
 
@@ -194,7 +200,9 @@ def to_run(cfg: DictConfig) -> tuple[Run, list[str]]:
 
 
 def from_settings(settings: dict[str, Any]) -> Run:
-    """A checked Run from plain values, such as status.json and .hydra/config.yaml hold. ValueError: what is amiss."""
+    """A checked Run from plain values, such as status.json holds. ValueError: what is amiss."""
+    if "${" in json.dumps(settings):  # by which a stranger's record could read this machine's environment
+        raise ValueError("no settings of a run (a value is a reference to another)")
     try:
         dataset = settings["dataset"]
         schema = OmegaConf.structured(Run)
@@ -208,19 +216,10 @@ def from_settings(settings: dict[str, Any]) -> Run:
         raise ValueError(f"no settings of a run ({error})") from error
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Plain values from YAML that Hydra wrote, interpolations unresolved. ValueError where it is none."""
-    try:
-        values = OmegaConf.to_container(OmegaConf.load(path))
-    except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
-        raise ValueError(f"{path}: unreadable ({one_line(error)})") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path}: no settings in it")
-    return {str(key): value for key, value in values.items()}
-
-
 def one_line(error: Exception) -> str:
-    """OmegaConf's many-line messages in one: the key and the sentence."""
+    """Errors in one line: the path and the system's words; OmegaConf's many lines as the key and the sentence."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     keys = [line.split(":", 1)[1].strip() for line in lines if line.startswith("full_key:")]
     said = [line for line in lines if not line.startswith(("full_key:", "object_type=", "reference_type="))]
@@ -257,6 +256,7 @@ def check(run: Run) -> None:
     need(0 <= run.data_seed < 2**63, "data_seed", run.data_seed, "in [0, 2^63)")
     need(run.device in DEVICES, "device", run.device, f"one of {', '.join(DEVICES)}")
     need(run.engine in ENGINES, "engine", run.engine, f"one of {', '.join(ENGINES)}")
+    need(run.on_divergence in ON_DIVERGENCE, "on_divergence", run.on_divergence, f"one of {', '.join(ON_DIVERGENCE)}")
     need(
         run.matmul_precision in PRECISIONS, "matmul_precision", run.matmul_precision, f"one of {', '.join(PRECISIONS)}"
     )

@@ -7,8 +7,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from . import config
-from .run_dir import STATUS, Standing, is_run, read_status, standing
+from . import config, console
+from .run_dir import STATUS, Standing, is_run, read_status, stamp, standing
 
 FREE_SHARE = 0.5  # of the free memory that a stack may take
 
@@ -19,23 +19,36 @@ class Job:
 
     run: config.Run
     path: Path
-    standing: Standing = field(default_factory=lambda: Standing([], None))
+    standing: Standing = field(default_factory=Standing)
     finished: bool = False
+    stamp: bytes = b""  # of its directory when it was looked at
 
 
 @dataclass
 class Member:
-    """A distinct run: the directories of the jobs that decide the same numbers, the first one's in front."""
+    """A distinct run: the jobs that decide the same numbers, the one that came furthest in front."""
 
     run: config.Run
-    paths: list[Path]
-    standing: Standing
+    jobs: list[Job]
     state: dict[str, Any] | None = None  # arrays to go on from; read when it is the stack's turn
+
+    @property
+    def paths(self) -> list[Path]:
+        return [job.path for job in self.jobs]
+
+    @property
+    def standing(self) -> Standing:
+        return self.jobs[0].standing
 
     @property
     def epoch(self) -> int:
         """Whole epochs behind it."""
         return len(self.standing.lines)
+
+    @property
+    def over(self) -> bool:
+        """Whether no epoch is left to train."""
+        return self.epoch >= self.run.epochs or (_stops(self.run) and self.standing.diverged_at is not None)
 
 
 @dataclass
@@ -53,6 +66,10 @@ class Stack:
     @property
     def epoch(self) -> int:
         return self.members[0].epoch
+
+    @property
+    def over(self) -> bool:
+        return self.members[0].over
 
     @property
     def name(self) -> str:
@@ -77,15 +94,13 @@ def stacks(jobs: Sequence[Job], max_members: int | None, free_bytes: int, at_onc
     for job in jobs:
         if job.finished:
             continue
-        member = members.setdefault(_key(job.run), Member(job.run, [], job.standing))
-        if len(job.standing.lines) > member.epoch:  # the one that came furthest goes on for all, in front
-            member.standing = job.standing
-            member.paths.insert(0, job.path)
-        else:
-            member.paths.append(job.path)
+        _check_memory(job.run)
+        members.setdefault(_key(job.run), Member(job.run, [])).jobs.append(job)
+    for member in members.values():  # the one that came furthest goes on for all
+        member.jobs.sort(key=lambda job: -len(job.standing.lines))
     groups: dict[str, list[Member]] = {}
     for key, member in members.items():
-        group = f"{member.epoch} {_common(member.run)}" if stackable(member.run) else key
+        group = f"{member.epoch} {member.over} {_common(member.run)}" if stackable(member.run) else key
         groups.setdefault(group, []).append(member)
     planned = []
     for group in groups.values():
@@ -101,7 +116,11 @@ def job(run: config.Run, path: Path, more_epochs: bool = False) -> Job:
     """A job as its directory stands; ValueError where another configuration's results lie in it."""
     if not is_run(path):
         return Job(run, path)
-    status = read_status(path)
+    seen = stamp(path)
+    try:
+        status = read_status(path)
+    except ValueError as error:
+        raise ValueError(f"{error}; without it the run starts anew") from error
     theirs = status.get("settings")
     if not isinstance(theirs, dict):
         raise ValueError(f"{path / STATUS}: says nothing of the settings that it was trained with")
@@ -109,9 +128,17 @@ def job(run: config.Run, path: Path, more_epochs: bool = False) -> Job:
     differing = config.differences(theirs, run, free)
     if differing:
         raise ValueError(f"{path}: holds another run's results ({'; '.join(differing)}); choose another directory")
-    last = run.epochs if status.get("outcome") != "diverged" else 0
-    finished = status.get("state") == "finished" and status.get("epoch", 0) >= last
-    return Job(run, path, standing(path), finished)
+    found = standing(path, status)
+    for line in found.damage:
+        anew = f"goes on from epoch {len(found.lines) + 1}" if found.lines else "starts anew"
+        console.notice(f"{line}; the run {anew}")
+    over = status.get("epoch", 0) >= run.epochs or (_stops(run) and status.get("outcome") == "diverged")
+    return Job(run, path, found, found.ended and over, seen)
+
+
+def _stops(run: config.Run) -> bool:
+    """Whether a run ends with the epoch in which it leaves the finite numbers."""
+    return run.on_divergence == "stop"
 
 
 def _key(run: config.Run) -> str:
@@ -134,13 +161,26 @@ def _common(run: config.Run) -> str:
     return json.dumps(settings, sort_keys=True)
 
 
-def member_bytes(run: config.Run) -> int:
+def member_bytes(run: config.Run, unknown_classes: int = 1000) -> int:
     """Memory of one member in training: parameters, what momentum keeps, buffers of a batch (float32)."""
-    features = 3 * run.dataset.image_size**2
-    widths = [features, *run.model.hidden, run.dataset.num_classes or 1000]
+    channels = 1 if getattr(run.dataset, "color", "rgb") == "grey" else 3
+    features = channels * run.dataset.image_size**2
+    widths = [features, *run.model.hidden, run.dataset.num_classes or unknown_classes]
     parameters = sum(a * b + b for a, b in pairwise(widths))
     copies = 1 + (run.optimizer.momentum > 0) + 3 * run.optimizer.nesterov
     return 4 * (parameters * copies + 3 * run.batch_size * sum(widths[1:]))
+
+
+def _check_memory(run: config.Run) -> None:
+    """ValueError where one member alone takes more than the machine has; a cnn is smaller than this reckoning of it."""
+    needed, there = member_bytes(run, unknown_classes=2), _meminfo("MemTotal", 2**63)
+    if run.model.name in ("mlp", "linear") and needed > there:
+        largest = {"model.hidden": max(run.model.hidden, default=0), "batch_size": run.batch_size,
+                   "dataset.image_size": run.dataset.image_size**2}  # fmt: skip
+        key = max(largest, key=lambda name: largest[name])
+        value = {"model.hidden": run.model.hidden, "batch_size": run.batch_size}.get(key, run.dataset.image_size)
+        takes = f"a run of it takes {needed / 1e9:,.1f} GB of memory, this machine has {there / 1e9:,.1f} GB"
+        raise ValueError(f"{key}={value}: too large, {takes}")
 
 
 def describe(planned: Sequence[Stack], jobs: Sequence[Job]) -> str:
@@ -168,8 +208,12 @@ def listing(planned: Sequence[Stack]) -> str:
 
 def free_memory() -> int:
     """Bytes of main memory that can be had now; half of a GiB where the system does not say."""
+    return _meminfo("MemAvailable", 2**29)
+
+
+def _meminfo(key: str, unknown: int) -> int:
     try:
         with open("/proc/meminfo") as file:
-            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
+            return next(int(line.split()[1]) * 1024 for line in file if line.startswith(key))
     except (OSError, StopIteration):
-        return 2**29
+        return unknown

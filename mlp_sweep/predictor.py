@@ -3,7 +3,6 @@
 Shapes: N pictures, B batch, C classes (or channels, in CHW), D features.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +10,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 
-from . import config, model, run_dir, weights
+from . import config, model, run_dir, sealed, weights
 from .data import Batches
 from .data.archive import LARGEST
 from .data.decode import Rules, decode
@@ -88,8 +86,6 @@ def _run(path: Path, status: dict[str, Any]) -> config.Run:
     settings = status.get("settings")
     if not isinstance(settings, dict):
         raise ValueError(f"{path / run_dir.STATUS}: says nothing of the settings that it was trained with")
-    if "${" in json.dumps(settings):  # a record has values; what is still to be worked out was put there
-        raise ValueError(f"{path / run_dir.STATUS}: settings that are no plain values")
     try:
         return config.from_settings(settings)
     except (ValueError, OverflowError) as error:
@@ -107,20 +103,19 @@ def _filled(build: Callable[[], nn.Module], file: Path) -> nn.Module:
         wanted = {name: list(value.shape) for name, value in module.state_dict().items()}
     except (RuntimeError, TypeError, OverflowError) as error:
         raise ValueError(f"{file.parent / run_dir.STATUS}: settings of no model that can be built") from error
-    with safe_open(file, "pt") as opened:
-        slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118 (no mapping)
-        there = {name: list(part.get_shape()) for name, part in slices.items()}
-        differing = [name for name in {**wanted, **there} if wanted.get(name) != there.get(name)]
-        if differing:
-            first = differing[0]
-            raise ValueError(
-                f"{file}: does not fit the settings in {run_dir.STATUS}: {first} is {_shape(there.get(first))} there, "
-                f"{_shape(wanted.get(first))} by the settings"
-            )
-        kinds = {part.get_dtype() for part in slices.values()} - {"F32"}
-        if kinds:
-            raise ValueError(f"{file}: numbers of kind {min(kinds)}, where a run writes F32")
-        module.load_state_dict({name: opened.get_tensor(name) for name in wanted}, assign=True)
+    arrays, _ = sealed.read_arrays(file)
+    there = {name: list(array.shape) for name, array in arrays.items()}
+    differing = [name for name in {**wanted, **there} if wanted.get(name) != there.get(name)]
+    if differing:
+        first = differing[0]
+        raise ValueError(
+            f"{file}: does not fit the settings in {run_dir.STATUS}: {first} is {_shape(there.get(first))} there, "
+            f"{_shape(wanted.get(first))} by the settings"
+        )
+    kinds = {str(array.dtype) for array in arrays.values()} - {"float32"}
+    if kinds:
+        raise ValueError(f"{file}: numbers of kind {min(kinds)}, where a run writes float32")
+    module.load_state_dict({name: torch.from_numpy(arrays[name]) for name in wanted}, assign=True)
     return module.eval()
 
 

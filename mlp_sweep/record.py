@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 import traceback
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -11,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from . import run_dir
+from .config import one_line
 from .plan import Member, Stack
 from .run_dir import RunDir, read_metrics
 from .train import Row
@@ -68,8 +71,11 @@ def record(stack: Stack, happenings: Iterator[Event]) -> Iterator[Result]:
     left = set(range(len(records)))
     with ExitStack() as locks:
         try:
-            for directory in (directory for member in records for directory in member):
-                locks.enter_context(directory.lock())
+            for member, directories in zip(stack.members, records, strict=True):
+                for job, directory in zip(member.jobs, directories, strict=True):
+                    locks.enter_context(directory.lock())
+                    if run_dir.stamp(job.path) != job.stamp:
+                        raise ValueError(f"{job.path}: another process trained it meanwhile; give the command again")
             for event in happenings:
                 match event:
                     case Started():
@@ -78,26 +84,39 @@ def record(stack: Stack, happenings: Iterator[Event]) -> Iterator[Result]:
                     case Epoch():
                         _record_epoch(records[event.row.member], event)
                     case Ended():
-                        for directory in records[event.member]:
+                        # The one with the checkpoint last: killed in between, the others do not start anew.
+                        for directory in reversed(records[event.member]):
                             yield _end(directory, event)
                         left.discard(event.member)
         except KeyboardInterrupt:
             for directory in (directory for member in left for directory in records[member]):
                 directory.stop("stopped", "interrupted")
             raise
-        except Exception as error:
+        except Exception as raised:
+            error = _plain(raised, stack)
             for member in left:
                 for directory in records[member]:
                     # Before it started a run has no settings in its status yet, and the report wants them.
                     directory.status.setdefault("settings", dataclasses.asdict(stack.members[member].run))
-                    directory.stop("failed", str(error), traceback.format_exc())
+                    directory.stop("failed", one_line(error), traceback.format_exc())
                     yield Result(directory.path, error=error)
+
+
+def _plain(error: Exception, stack: Stack) -> Exception:
+    """Out of memory, which each library says in words of its own, as one sentence with what takes it."""
+    if not isinstance(error, MemoryError) and not re.search("allocate memory|out of memory", str(error)):
+        return error
+    run = stack.run
+    what = f"model.hidden={run.model.hidden}, batch_size={run.batch_size}, {len(stack.members)} runs at once"
+    said = MemoryError(f"out of memory with {what}; fewer at once: hydra.launcher.max_members")
+    said.__cause__ = error
+    return said
 
 
 def _start(member: Member, directories: list[RunDir], started: Started, about: dict[str, Any]) -> None:
     for number, directory in enumerate(directories):
         same_as = directories[0].path.name if number else None
-        directory.start(started.columns, member.standing.lines, **about, same_as=same_as)
+        directory.start(started.columns, member.standing, **about, same_as=same_as)
         for note in started.notes:
             directory.log(note)
 
@@ -109,26 +128,30 @@ def _record_epoch(directories: list[RunDir], event: Epoch) -> None:
     figures |= {"val_loss": row.val_loss, "val_accuracy": row.val_accuracy}
     dead = {f"dead_{i + 1}": share for i, share in enumerate(row.dead)}
     cells = {"epoch": row.epoch, **figures, "grad_norm": row.grad_norm, **dead, "seconds": round(row.seconds, 4)}
-    if row.diverged_at is None:
-        directories[0].checkpoint(event.state, row.epoch, cells)
+    directories[0].checkpoint(event.state, cells, row.diverged_at)
     finite = {key: None if math.isnan(value) else value for key, value in figures.items()}  # JSON has no NaN
     said = f"epoch {row.epoch}: " + ", ".join(f"{key} {value:.4f}" for key, value in figures.items())
     for directory in directories:
-        directory.append(cells)
         best = directory.status.get("best_val_accuracy")
         if row.diverged_at is None:
             best = max(row.val_accuracy, best or 0.0)
-        directory.set(epoch=row.epoch, final=finite, best_val_accuracy=best, diverged_at=row.diverged_at)
+        directory.append(cells, final=finite, best_val_accuracy=best, diverged_at=row.diverged_at)
         directory.log(said)
 
 
 def _end(directory: RunDir, end: Ended) -> Result:
-    columns, rows = read_metrics(directory.path)
-    last = dict(zip(columns, rows[-1], strict=True)) if rows else {}
-    outcome, reason = judge(last, directory.status.get("diverged_at"), len(end.trained_on.classes))
-    directory.finish(outcome, reason, end.weights, end.trained_on, keep_checkpoint=end.stateful)
+    columns, rows = read_metrics(directory.path, directory.status)
+    epochs = [dict(zip(columns, row, strict=True)) for row in rows]
+    last = epochs[-1] if epochs else {}
+    decisive = next((row for row in epochs if _empty(row)), last)
+    outcome, reason = judge(decisive, directory.status.get("diverged_at"), len(end.trained_on.classes))
+    directory.finish(outcome, reason, end.weights, end.trained_on, end.stateful)
     directory.log(outcome if reason is None else f"{outcome}: {reason}")
     return Result(directory.path, outcome, objective(last.get("val_accuracy")))
+
+
+def _empty(row: dict[str, float]) -> bool:
+    return math.isnan(row["train_loss"]) or math.isnan(row["val_loss"])
 
 
 def objective(val_accuracy: float | None) -> float:
@@ -136,10 +159,10 @@ def objective(val_accuracy: float | None) -> float:
 
 
 def judge(last: dict[str, float], diverged_at: int | None, classes: int) -> tuple[str, str | None]:
-    """(outcome, reason) of a run from its last line of metrics.csv: ok, diverged or collapsed."""
+    """(outcome, reason) of a run from its last line of metrics.csv, or its first without figures."""
     if not last:
         return "ok", None
-    if math.isnan(last["train_loss"]) or math.isnan(last["val_loss"]):
+    if _empty(last):
         return "diverged", f"loss not finite at step {diverged_at} of epoch {last['epoch']:.0f}"
     worst = max((share for key, share in last.items() if key.startswith("dead_")), default=0.0)
     if last["train_loss"] > COLLAPSED_LOSS * math.log(classes) and worst >= COLLAPSED_DEAD:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from . import aggregate, charts, page, run_dir, slope_charts, statistics
+from . import aggregate, charts, config, page, run_dir, sealed, slope_charts, statistics
 from .findings import findings
 
 QUIET = 30  # seconds without a running run or a change after which a watched sweep is taken to be over
@@ -25,6 +25,8 @@ def write(paths: list[Path], out: Path, baseline: str | None = None, refresh: in
     summary = statistics.summary(sweep, baseline)
     runs = statistics.measures(sweep)
     comparisons = statistics.compare(runs, statistics.baselines(runs, baseline))
+    if out.is_symlink():  # in a stranger's sweep it could lead anywhere
+        raise ValueError(f"{out}: a link; remove it, or name another folder with --out")
     out.mkdir(parents=True, exist_ok=True)
     tables = {
         "epochs": sweep.epochs.drop(columns="run"),
@@ -33,14 +35,14 @@ def write(paths: list[Path], out: Path, baseline: str | None = None, refresh: in
         "comparisons": pd.DataFrame([asdict(c) for c in comparisons]),
     }
     for name, table in tables.items():
-        _replace(out / f"{name}.csv", table.to_csv(index=False))
+        sealed.replace(out / f"{name}.csv", table.to_csv(index=False).encode(), sync=False)
     drawn = []
     for chart in itertools.chain(charts.epoch_charts(sweep), slope_charts.slope_charts(sweep)):
         charts.save(chart.figure, out / chart.name)
         svg = page.inline_svg(out / f"{chart.name}.svg", chart.alt)
         drawn.append(page.Drawn(chart.name, chart.title, chart.alt, svg))
     html = page.render(sweep, summary, comparisons, findings(sweep), drawn, refresh)
-    _replace(out / "report.html", html)
+    sealed.replace(out / "report.html", html.encode(), sync=False)
     return out
 
 
@@ -70,8 +72,8 @@ def _say(paths: list[Path], out: Path, baseline: str | None, refresh: int | None
     stamp = time.strftime("%H:%M:%S")
     try:
         print(f"{stamp} report: {write(paths, out, baseline, refresh) / 'report.html'}", flush=True)
-    except ValueError as error:
-        print(f"{stamp} nothing to report: {error}", flush=True)
+    except (ValueError, OSError) as error:  # of a disk that is full now there may be room at the next look
+        print(f"{stamp} no report: {config.one_line(error)}", flush=True)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -95,8 +97,8 @@ def main(argv: list[str] | None = None) -> None:
             watch(args.paths, out, args.watch, args.baseline)
         else:
             print(f"report: {write(args.paths, out, args.baseline) / 'report.html'}")
-    except (ValueError, OSError) as error:
-        sys.exit(f"mlp_sweep.report: {error}")
+    except (ValueError, OSError, MemoryError) as error:
+        sys.exit(f"mlp_sweep.report: {config.one_line(error) or 'out of memory'}")
 
 
 def _state(paths: list[Path]) -> list[tuple[Path, int, str]]:
@@ -109,13 +111,6 @@ def _state(paths: list[Path]) -> list[tuple[Path, int, str]]:
         except (ValueError, OSError):
             continue  # the report itself says why it cannot be read
     return state
-
-
-def _replace(path: Path, text: str) -> None:
-    """Whole or not at all: a browser may be looking."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
 
 
 if __name__ == "__main__":

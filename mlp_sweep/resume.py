@@ -1,6 +1,7 @@
 """python -m mlp_sweep.resume PATH: goes on with a run or a sweep from its last whole epoch; skips what is finished."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,13 @@ from typing import Any
 from . import config, console, plan, run_dir
 from .plan import Job
 
-MAY_CHANGE = ("epochs", "device", "data_dir", "dataset.root")  # what leaves the epochs behind as they are
+MAY_CHANGE = (
+    "epochs",
+    "device",
+    "data_dir",
+    "dataset.root",
+    "dataset.download",
+)  # what leaves the epochs behind as they are
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -22,61 +29,111 @@ def main(argv: list[str] | None = None) -> None:
         resume(args.path, args.changes)
     except KeyboardInterrupt:
         console.stopped(args.path)
-    except (ValueError, OSError) as error:
-        console.error(str(error))
+    except (ValueError, OSError, MemoryError) as error:
+        console.error(config.one_line(error))
         sys.exit(1)
 
 
 def resume(path: Path, changes: list[str]) -> None:
     """Trains what is unfinished at or below a path, and reports a sweep; SystemExit(1) where a run failed."""
-    folders = [folder for folder in sorted({*path.rglob("*"), path}) if _was_made_for_a_run(folder)]
-    if not folders:
+    asked = _asked(path)
+    if not asked:
         raise ValueError(f"{path}: {'no run in it' if path.is_dir() else 'no such folder'}")
-    jobs = [job(folder, changes) for folder in folders]
+    jobs = [job(folder, settings, changes) for folder, settings in asked.items()]
     from .workers import Workers, train_jobs  # imports torch
 
     planned = plan.stacks(jobs, None, plan.free_memory())
     console.notice(plan.describe(planned, jobs))
     results = train_jobs(jobs, planned, Workers())
-    close(path, folders, is_sweep=folders != [path])
-    if any(result.error for result in results):
+    errors = {result.path: result.error for result in results if result.error}
+    if not close(path, errors, is_sweep=list(asked) != [path]):
         sys.exit(1)
 
 
-def job(folder: Path, changes: list[str]) -> Job:
+def _asked(path: Path) -> dict[Path, Any]:
+    """Every run at or below a path with its settings, those too that a killed sweep had not come to; links left out.
+
+    ValueError where a run's settings cannot be read.
+    """
+    asked: dict[Path, Any] = {}
+    for folder, folders, files in os.walk(path):
+        folders.sort()
+        here = Path(folder)
+        if run_dir.JOBS in files:
+            jobs = run_dir.asked_sweep(here)
+            asked |= {here / name: settings for name, settings in jobs.items() if not _through_link(here, name)}
+        if run_dir.STATUS in files:
+            asked[here] = run_dir.read_status(here).get("settings")
+        elif here not in asked and (here / ".hydra" / "overrides.yaml").is_file():
+            raise ValueError(f"{here}: killed before its first record; give the command that it began with again")
+    return dict(sorted(asked.items()))
+
+
+def _through_link(folder: Path, name: str) -> bool:
+    return any((folder / part).is_symlink() for part in (Path(name), *Path(name).parents))
+
+
+def job(folder: Path, settings: Any, changes: list[str]) -> Job:
     """The job that a directory was made for, with these settings changed."""
-    settings: Any = run_dir.read_status(folder).get("settings") if run_dir.is_run(folder) else None
     if not isinstance(settings, dict):
-        settings = config.read_yaml(folder / ".hydra" / "config.yaml")
-    for change in changes:
-        key, _, value = change.partition("=")
+        raise ValueError(f"{folder / run_dir.STATUS}: says nothing of the settings that it was to be trained with")
+    changed = {"dataset.download": "false"} | {
+        key: value for key, _, value in (change.partition("=") for change in changes)
+    }
+    for key, value in changed.items():
         if key not in MAY_CHANGE:
-            raise ValueError(f"{change}: no run is resumed with another {key}; {', '.join(MAY_CHANGE)} may change")
+            raise ValueError(f"{key}={value}: no run is resumed with another {key}; {', '.join(MAY_CHANGE)} may change")
         group, _, leaf = key.rpartition(".")
-        (settings[group] if group else settings)[leaf] = value
-    return plan.job(config.from_settings(settings), folder, more_epochs=True)
+        place = settings.get(group) if group else settings
+        if isinstance(place, dict) and (leaf in place or key != "dataset.download"):
+            place[leaf] = value
+    try:
+        run = config.from_settings(settings)
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from error
+    if "data_dir" not in changed:
+        _check_place(folder, Path(run.data_dir))
+    return plan.job(run, folder, more_epochs=True)
 
 
-def close(path: Path, folders: list[Path], is_sweep: bool) -> None:
-    """The closing table, a sweep's report whatever became of its runs, and every failure by name."""
-    statuses = [(folder, run_dir.read_status(folder)) for folder in folders if run_dir.is_run(folder)]
-    console.outcome_table([run_dir.summary(folder) for folder, _ in statuses])
+def _check_place(folder: Path, data_dir: Path) -> None:
+    """ValueError where a record, perhaps somebody else's, would have pictures written outside of here."""
+    if not data_dir.resolve().is_relative_to(Path.cwd()) and not (data_dir / "cache").is_dir():
+        there = "there are no pictures where it had them, and none are put outside of here unasked"
+        raise ValueError(f"{folder}: {there}; to have it so: data_dir={data_dir}")
+
+
+def close(path: Path, errors: dict[Path, Exception], is_sweep: bool) -> bool:
+    """The closing table, every failure by name, and a sweep's report whatever became of its runs; whether none failed.
+
+    errors: of this process; what other processes' runs failed of is in their status.
+    """
+    rows, failed, trained = [], {folder: config.one_line(error) for folder, error in errors.items()}, 0
+    for folder in run_dir.find_runs(path):
+        try:
+            status = run_dir.read_status(folder)
+            rows.append(run_dir.summary(folder, status))
+            trained += status.get("epoch", 0) > 0
+            if status.get("state") == "failed":
+                failed.setdefault(folder, str(status.get("reason")))
+        except (ValueError, TypeError) as error:
+            failed[folder] = str(error)
+    console.outcome_table(rows)
+    for folder, reason in failed.items():
+        log = folder / run_dir.LOG
+        console.error(f"{folder.name} failed: {reason}" + (f" (log: {console.shown(log)})" if log.is_file() else ""))
     if not is_sweep:
         console.result(f"records: {console.shown(path)}")
         console.result(f"charts:  python -m mlp_sweep.report {console.shown(path)}")
-    elif any(status.get("epoch") for _, status in statuses):
+    elif trained:
         from . import report
 
-        console.result(f"report: {console.shown(report.write([path], path / 'report'))}")
-    for folder, status in statuses:
-        if status.get("state") == "failed":
-            log = console.shown(folder / run_dir.LOG)
-            console.error(f"{folder.name} failed: {status.get('reason')} (log: {log})")
-
-
-def _was_made_for_a_run(folder: Path) -> bool:
-    """Also one that was never started: Hydra's record of it is there."""
-    return run_dir.is_run(folder) or (folder / ".hydra" / "overrides.yaml").is_file()
+        try:
+            console.result(f"report: {console.shown(report.write([path], path / 'report'))}")
+        except (ValueError, OSError, MemoryError) as error:
+            console.error(f"no report: {config.one_line(error) or 'out of memory'}")
+            return False
+    return not failed
 
 
 if __name__ == "__main__":

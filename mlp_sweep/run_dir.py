@@ -1,28 +1,31 @@
 """What a run leaves on disk, written and read here alone (config.yaml and its like are Hydra's).
 
 metrics.csv       a row per finished epoch, appended and flushed
-status.json       where it stands and what it was, replaced as a whole
-checkpoint.safetensors   after each epoch, until the run ends; with that epoch's line of metrics.csv
-weights.safetensors      of a run that ended, with what predicting takes (weights.py)
+status.json       where it stands and what it was, replaced as a whole, sealed, with the checksum of metrics.csv
+checkpoint.safetensors   after each epoch, until the run ends; with all lines of metrics.csv so far, sealed
+weights.safetensors      of a run that ended, with what predicting takes (weights.py), sealed
 mlp_sweep.log
+And a sweep: jobs.json, the settings of every job by its directory, written before anything else; sealed.
 """
 
+import hashlib
 import json
 import os
 import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from . import weights as weights_file
+from . import sealed, weights
+from .config import one_line
 from .weights import TrainedOn
 
 METRICS, STATUS, WEIGHTS, LOG = "metrics.csv", "status.json", "weights.safetensors", "mlp_sweep.log"
-CHECKPOINT, LOCK = "checkpoint.safetensors", ".lock"
+CHECKPOINT, LOCK, JOBS = "checkpoint.safetensors", ".lock", "jobs.json"
 FIGURES = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")  # in every metrics.csv
 
 
@@ -32,6 +35,8 @@ class RunDir:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.status: dict[str, Any] = {}
+        self.lines: list[str] = []  # of metrics.csv, the header left out
+        self._digest = hashlib.sha256()  # of metrics.csv
         self._mine = False
 
     @contextmanager
@@ -44,47 +49,63 @@ class RunDir:
         try:
             lock.acquire()
         except Timeout as error:
-            status = read_status(self.path) if is_run(self.path) else {}
-            who = f"process {status.get('pid', '?')} on {status.get('host', '?')}"
+            with suppress(ValueError):
+                self.status = read_status(self.path)
+            who = f"process {self.status.get('pid', '?')} on {self.status.get('host', '?')}"
             raise ValueError(f"{self.path}: in use, {who} is training it") from error
         self._mine = True
+        with suppress(ValueError):  # what it was when another process left it, should this one fail before it starts
+            self.status = read_status(self.path)
         try:
             yield
         finally:
             lock.release()
 
-    def start(self, columns: list[str], lines: list[str], **status: Any) -> None:
-        """Begins the records, or takes them up after these lines of metrics.csv (its header left out)."""
-        replace(self.path / METRICS, "\n".join([",".join(columns), *lines, ""]).encode())
+    def start(self, columns: list[str], standing: "Standing | None" = None, **status: Any) -> None:
+        """Begins the records, or takes them up where the run stands."""
+        self.status, standing = {}, standing or Standing()
+        lines = standing.lines
+        if not standing.source:
+            for left in (CHECKPOINT, WEIGHTS):  # damaged, or of a run whose status was deleted: not to be gone on from
+                (self.path / left).unlink(missing_ok=True)
+        text = "\n".join([",".join(columns), *lines, ""]).encode()
+        sealed.replace(self.path / METRICS, text)
+        self.lines, self._digest = list(lines), hashlib.sha256(text)
         rows = [dict(zip(columns, map(float, line.split(",")), strict=True)) for line in lines]
-        final = {key: rows[-1][key] for key in FIGURES} if rows else None
-        best = max((row["val_accuracy"] for row in rows), default=None)
+        final = {key: rows[-1][key] if rows[-1][key] == rows[-1][key] else None for key in FIGURES} if rows else None
+        finite = [row["val_accuracy"] for row in rows if row["val_accuracy"] == row["val_accuracy"]]
         fresh = {"state": "running", "outcome": None, "reason": None, "epoch": len(rows), "finished": None}
-        fresh |= {"final": final, "best_val_accuracy": best, "diverged_at": None, "started": _now()}
+        fresh |= {"final": final, "best_val_accuracy": max(finite, default=None), "diverged_at": standing.diverged_at}
+        fresh |= {"metrics_sha256": self._digest.hexdigest(), "started": _now()}
         self.set(**fresh, pid=os.getpid(), host=socket.gethostname(), **status)
         self.log(f"from epoch {len(rows) + 1}: {json.dumps(status.get('settings'))}")
 
-    def append(self, cells: dict[str, Any]) -> None:
-        with open(self.path / METRICS, "a") as file:
-            file.write(_line(cells) + "\n")
+    def append(self, cells: dict[str, Any], **status: Any) -> None:
+        """An epoch's row, and what of the status changes with it."""
+        line = _line(cells)
+        with sealed.appending(self.path / METRICS) as file:
+            file.write(f"{line}\n")
+        self.lines.append(line)
+        self._digest.update(f"{line}\n".encode())
+        self.set(epoch=len(self.lines), metrics_sha256=self._digest.hexdigest(), **status)
 
-    def checkpoint(self, state: dict[str, Any], epoch: int, cells: dict[str, Any]) -> None:
-        """Where the run stands after an epoch (NumPy arrays by name), with that epoch's line of metrics.csv."""
-        from safetensors.numpy import save
-
-        replace(self.path / CHECKPOINT, save(state, {"epoch": str(epoch), "line": _line(cells)}))
+    def checkpoint(self, state: dict[str, Any], cells: dict[str, Any], diverged_at: int | None) -> None:
+        """Where the run stands after an epoch (NumPy arrays by name), with its lines of metrics.csv so far."""
+        about = {"lines": [*self.lines, _line(cells)], "diverged_at": diverged_at}
+        sealed.write_arrays(self.path / CHECKPOINT, state, about)
 
     def set(self, **changes: Any) -> None:
         """Replaces status.json with these fields changed; a reader sees the old one or the new one, whole."""
         self.status |= changes
-        replace(self.path / STATUS, (json.dumps(self.status, indent=1) + "\n").encode(), sync=False)
+        sealed.write_record(self.path / STATUS, self.status, sync=False)
 
     def finish(
-        self, outcome: str, reason: str | None, weights: dict[str, Any], trained_on: TrainedOn, keep_checkpoint: bool
+        self, outcome: str, reason: str | None, arrays: dict[str, Any], trained_on: TrainedOn, stateful: bool
     ) -> None:
-        replace(self.path / WEIGHTS, weights_file.packed(weights, str(self.status.get("run_id")), trained_on))
-        self.set(state="finished", outcome=outcome, reason=reason, finished=_now())
-        if not keep_checkpoint:
+        """`stateful`: going on would need more than the weights, so the checkpoint stays."""
+        weights.write(self.path / WEIGHTS, arrays, str(self.status.get("run_id")), trained_on)
+        self.set(state="finished", outcome=outcome, reason=reason, finished=_now(), stateful=stateful)
+        if not stateful:
             (self.path / CHECKPOINT).unlink(missing_ok=True)
 
     def stop(self, state: str, reason: str, trace: str | None = None) -> None:
@@ -96,58 +117,54 @@ class RunDir:
             return
         with suppress(OSError):
             self.log(trace or reason, "ERROR" if trace else "INFO")
+        with suppress(OSError):
             never_started = {"outcome": None, "epoch": 0}
             self.set(**never_started | self.status | {"state": state, "reason": reason, "finished": _now()})
 
     def log(self, text: str, level: str = "INFO") -> None:
         stamp = time.strftime("%Y-%m-%d %H:%M:%S")
-        with open(self.path / LOG, "a") as file:
+        with sealed.appending(self.path / LOG) as file:
             file.write(f"[{stamp}][{level}] {text}\n")
-
-
-def replace(path: Path, data: bytes, sync: bool = True) -> None:
-    """Puts a whole file in place of another: under another name first, on the disk, then renamed."""
-    partial = path.with_name(f"{path.name}.partial")
-    with open(partial, "wb") as file:
-        file.write(data)
-        if sync:
-            file.flush()
-            os.fsync(file.fileno())
-    os.replace(partial, path)
 
 
 @dataclass
 class Standing:
     """How far a run has come on disk: its whole epochs' lines of metrics.csv, and the file to go on from."""
 
-    lines: list[str]
-    source: Path | None
+    lines: list[str] = field(default_factory=list)
+    source: Path | None = None
+    diverged_at: int | None = None  # the step of the first epoch without figures
+    ended: bool = False  # trained to the end that it was meant for, and all that it left is whole
+    damage: list[str] = field(default_factory=list)  # what was found changed on disk, a line each
 
 
-def standing(path: Path) -> Standing:
+def standing(path: Path, status: dict[str, Any] | None = None) -> Standing:
     """From the checkpoint, or from the weights of a run that ended; a run that has neither starts anew."""
-    from safetensors import SafetensorError, safe_open
-
-    for name in (CHECKPOINT, WEIGHTS):
+    found, status = Standing(), read_status(path) if status is None else status
+    if status.get("state") == "finished":
         try:
-            lines = (path / METRICS).read_text().splitlines()[1:]
-            with safe_open(path / name, "np") as file:
-                metadata = file.metadata() or {}
-        except (OSError, UnicodeDecodeError, SafetensorError):
-            continue
-        if name == WEIGHTS:
-            return Standing(lines, path / name)
-        epoch = int(metadata.get("epoch", 0))
-        if epoch and len(lines) >= epoch - 1:  # the line may not have been reached, the checkpoint has it
-            return Standing([*lines[: epoch - 1], metadata["line"]], path / name)
-    return Standing([], None)
+            sealed.read_arrays(path / WEIGHTS)
+            text = _checked(path, status)
+            found.ended = True
+            if not status.get("stateful"):
+                found.lines, found.source = text.splitlines()[1:], path / WEIGHTS
+                found.diverged_at = status.get("diverged_at")
+                return found
+        except (ValueError, OSError) as error:
+            found.damage.append(one_line(error))
+    try:
+        _, about = sealed.read_arrays(path / CHECKPOINT)
+        found.lines, found.source, found.diverged_at = list(about["lines"]), path / CHECKPOINT, about["diverged_at"]
+    except FileNotFoundError:
+        pass
+    except (ValueError, KeyError, TypeError) as error:
+        found.damage.append(str(error))
+    return found
 
 
 def load_state(source: Path) -> dict[str, Any]:
     """The arrays of a checkpoint or of weights, by name."""
-    from safetensors.numpy import load_file
-
-    return load_file(source)
+    return sealed.read_arrays(source)[0]
 
 
 def is_run(path: Path) -> bool:
@@ -160,26 +177,53 @@ def find_runs(path: Path) -> list[Path]:
     return sorted(Path(folder) for folder, _, files in os.walk(path) if STATUS in files)
 
 
+def ask(path: Path, settings: dict[str, Any]) -> None:
+    """Notes what a directory is for before anything else is in it, so that it can be taken up from then on."""
+    if not is_run(path):
+        path.mkdir(parents=True, exist_ok=True)
+        sealed.write_record(path / STATUS, {"state": "waiting", "outcome": None, "epoch": 0, "settings": settings})
+
+
+def ask_sweep(path: Path, jobs: dict[Path, dict[str, Any]]) -> None:
+    """The same for a sweep: the settings of every job, added to those of the batches before."""
+    path.mkdir(parents=True, exist_ok=True)
+    named = {os.path.relpath(job, path): settings for job, settings in jobs.items()}
+    named = {name: settings for name, settings in named.items() if _below(name)}
+    sealed.write_record(path / JOBS, {"jobs": asked_sweep(path) | named})
+
+
+def asked_sweep(path: Path) -> dict[str, Any]:
+    """Every job's settings by its directory's name; none where the path is no sweep's. ValueError: damaged."""
+    jobs = sealed.read_record(path / JOBS).get("jobs") if (path / JOBS).exists() else {}
+    if not isinstance(jobs, dict) or not all(_below(name) for name in jobs):
+        raise ValueError(f"{path / JOBS}: not the jobs of a sweep")
+    return jobs
+
+
+def _below(name: str) -> bool:
+    """Whether a name leads into a folder and not out of it."""
+    return not Path(name).is_absolute() and ".." not in Path(name).parts
+
+
 def read_status(path: Path) -> dict[str, Any]:
-    """ValueError where it is missing or no JSON object."""
-    try:
-        text = (path / STATUS).read_text(encoding="utf-8")
-        status = json.loads(text)
-        if "\\ud" in text:  # half a surrogate pair can be escaped in JSON but not be written out again
-            status = json.loads(json.dumps(status, ensure_ascii=False).encode(errors="replace"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path / STATUS}: unreadable ({error})") from error
-    if not isinstance(status, dict):
-        raise ValueError(f"{path / STATUS}: no JSON object")
-    return status
+    """ValueError where it is missing, no JSON object, or was changed on disk."""
+    return sealed.read_record(path / STATUS)
 
 
-def read_metrics(path: Path) -> tuple[list[str], list[list[float]]]:
-    """(columns, rows) of metrics.csv; a last line still being written is left out. ValueError where it is foreign."""
+def stamp(path: Path) -> bytes:
+    """What tells whether a directory's status has been replaced since."""
     try:
-        text = (path / METRICS).read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path / METRICS}: unreadable ({error})") from error
+        return sealed.read(path / STATUS)
+    except OSError:
+        return b""
+
+
+def read_metrics(path: Path, status: dict[str, Any] | None = None) -> tuple[list[str], list[list[float]]]:
+    """(columns, rows) of metrics.csv; a last line still being written is left out.
+
+    ValueError where it is foreign, or not what the status (read before it, where it is given) says that was written.
+    """
+    text = _checked(path, status or {})
     header, *lines = text[: text.rfind("\n") + 1].splitlines() or [""]
     columns = header.split(",")
     if columns[0] != "epoch" or columns[-1] != "seconds" or len(set(columns)) < len(columns):
@@ -198,9 +242,25 @@ def read_metrics(path: Path) -> tuple[list[str], list[list[float]]]:
     return columns, rows
 
 
-def summary(path: Path) -> dict[str, str]:
-    """One run's row of the closing table, from its status.json."""
-    status = read_status(path)
+def _checked(path: Path, status: dict[str, Any]) -> str:
+    """The text of metrics.csv, its lines up to the status's epoch compared with the status's checksum."""
+    try:
+        data = sealed.read(path / METRICS)
+        text = data.decode()
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path / METRICS}: unreadable ({error})") from error
+    epoch, written = status.get("epoch"), status.get("metrics_sha256")
+    if written is not None and isinstance(epoch, int):
+        lines = data.splitlines(keepends=True)[: epoch + 1]
+        if len(lines) <= epoch:
+            raise ValueError(f"{path / METRICS}: truncated, {max(len(lines) - 1, 0)} of {epoch} epochs are in it")
+        if hashlib.sha256(b"".join(lines)).hexdigest() != written:
+            raise ValueError(f"{path / METRICS}: {sealed.DAMAGED}")
+    return text
+
+
+def summary(path: Path, status: dict[str, Any]) -> dict[str, str]:
+    """One run's row of the closing table."""
     final = status.get("final") or {}
 
     def figure(value: float | None, digits: int) -> str:

@@ -42,16 +42,20 @@ def events(stack: Stack, progress: console.Progress, bar: console.Bar) -> Iterat
         stateful = len(engine.state(slot)) > len(engine.weights(slot))
         return Ended(member, _arrays(engine.weights(slot)), stateful, trained_on)
 
-    bar.total(train_split.count * (run.epochs - stack.epoch))
-    for rows in fit(engine, train_split, val_split, run.data_seed, range(stack.epoch + 1, run.epochs + 1), bar.advance):
-        for row in rows:
-            yield Epoch(row, _arrays(engine.state(row.slot)))
-            if row.diverged_at or row.epoch == run.epochs:
-                yield ended(row.member, row.slot)
-        bar.say(f"epoch {rows[0].epoch}/{run.epochs}")
-    if stack.epoch == run.epochs:  # none asked for, or stopped between the last one and its end
+    if stack.over:  # killed between its last epoch and its end
         for member in range(engine.members):
             yield ended(member, member)
+        return
+    bar.total(train_split.count * (run.epochs - stack.epoch))
+    epochs = range(stack.epoch + 1, run.epochs + 1)
+    diverged_at = [member.standing.diverged_at for member in stack.members]
+    stay = run.on_divergence == "continue"
+    for rows in fit(engine, train_split, val_split, run.data_seed, epochs, bar.advance, diverged_at, stay):
+        for row in rows:
+            yield Epoch(row, _arrays(engine.state(row.slot)))
+            if row.epoch == run.epochs or (row.diverged_at and not stay):
+                yield ended(row.member, row.slot)
+        bar.say(f"epoch {rows[0].epoch}/{run.epochs}")
 
 
 def find_device(name: str) -> torch.device:

@@ -5,7 +5,7 @@ Shapes: M members, S steps of an epoch, L hidden layers.
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -28,16 +28,25 @@ class Row:
     grad_norm: float  # of the epoch's last batch, before its update
     dead: list[float]  # by hidden layer, share of units that no validation sample activates
     seconds: float  # wall time of the whole stack's epoch, training and validation
-    diverged_at: int | None  # the first step (from 1) whose loss was not finite; one past the last if validation's
+    diverged_at: int | None  # the step (from 1) of the member's first loss not finite; one past the last: validation's
 
 
 def fit(
-    engine: Engine, train: Batches, val: Batches, data_seed: int, epochs: range, on_batch: Callable[[int], None]
+    engine: Engine,
+    train: Batches,
+    val: Batches,
+    data_seed: int,
+    epochs: range,
+    on_batch: Callable[[int], None],
+    diverged_at: Sequence[int | None] = (),
+    stay: bool = False,
 ) -> Iterator[list[Row]]:
     """Trains epoch by epoch (the first is 1); yields a row a member after each, calls on_batch with each batch's size.
 
-    A member that left the finite numbers has its last row, and is gone from the engine at the next epoch.
+    A member that left the finite numbers has its last row, and is gone from the engine at the next epoch, unless it is
+    to stay: then it has rows without figures to the end. diverged_at: of members that had left them before.
     """
+    diverged = dict(enumerate(diverged_at or [None] * engine.members))
     members = list(range(engine.members))
     for epoch in epochs:
         started = time.perf_counter()
@@ -63,17 +72,19 @@ def fit(
         seconds = time.perf_counter() - started
         rows = []
         for slot, member in enumerate(members):
-            diverged_at = None if finite_SM[:, slot].all() else int(finite_SM[:, slot].int().argmin()) + 1
-            unknown = 1.0 if diverged_at is None else math.nan
+            if diverged[member] is None and not finite_SM[:, slot].all():
+                diverged[member] = int(finite_SM[:, slot].int().argmin()) + 1
+            unknown = 1.0 if diverged[member] is None else math.nan
             loss, accuracy, val_loss, val_accuracy = (figures_M4[slot] * unknown).tolist()
             grad_norm, *dead = (details_MK[slot] * unknown).tolist()
             rows.append(
-                Row(member, slot, epoch, loss, accuracy, val_loss, val_accuracy, grad_norm, dead, seconds, diverged_at)
-            )
+                Row(member, slot, epoch, loss, accuracy, val_loss, val_accuracy, grad_norm, dead, seconds,
+                    diverged[member])
+            )  # fmt: skip
         yield rows
-        finite = [row.slot for row in rows if row.diverged_at is None]
-        if not finite:
+        left = [row.slot for row in rows if stay or row.diverged_at is None]
+        if not left:
             return
-        if len(finite) < len(members):
-            members = [members[slot] for slot in finite]
-            engine.keep(finite)
+        if len(left) < len(members):
+            members = [members[slot] for slot in left]
+            engine.keep(left)

@@ -1,16 +1,11 @@
-"""weights.safetensors: a run's parameters, and with them what predicting takes besides the settings.
+"""weights.safetensors: a run's parameters, and with them what predicting takes besides the settings."""
 
-That lies in the file's metadata, as JSON under one key: safetensors writes several in an order that differs from
-process to process, and equal runs are to leave equal bytes.
-"""
-
-import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-KEY = "run"
+from . import sealed
 
 
 @dataclass
@@ -23,24 +18,14 @@ class TrainedOn:
     std: list[float]
 
 
-def packed(weights: dict[str, Any], run_id: str, trained_on: TrainedOn) -> bytes:
-    """The file's bytes, from NumPy arrays by name."""
-    from safetensors.numpy import save  # here: --help need not wait for it
-
-    return save(weights, {KEY: json.dumps({"run_id": run_id, **asdict(trained_on)})})
+def write(path: Path, arrays: dict[str, Any], run_id: str, trained_on: TrainedOn) -> None:
+    sealed.write_arrays(path, arrays, {"run_id": run_id, **asdict(trained_on)})
 
 
 def described(path: Path) -> tuple[str, TrainedOn]:
     """(run_id, what it was trained on) from the file's header alone. ValueError where it is no such file."""
-    from safetensors import SafetensorError, safe_open
-
+    said = sealed.read_about(path)
     try:
-        with safe_open(path, "np") as file:
-            metadata = file.metadata() or {}
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path}: damaged, or no weights at all ({' '.join(str(error).split())})") from error
-    try:
-        said = json.loads(metadata[KEY])
         trained_on = TrainedOn(*(list(said[key]) for key in ("classes", "names", "mean", "std")))
         run_id = said["run_id"]
         ok = isinstance(run_id, str) and len(trained_on.classes) == len(trained_on.names) >= 2
@@ -50,6 +35,6 @@ def described(path: Path) -> tuple[str, TrainedOn]:
         ok = ok and all(level > 0 for level in trained_on.std)
         if ok:
             return run_id, trained_on
-    except (KeyError, ValueError, TypeError, RecursionError):
+    except (KeyError, TypeError):
         pass
     raise ValueError(f"{path}: does not say which classes it knows, so no run of this program wrote it")

@@ -74,10 +74,14 @@ class Workers:
             # Events stream to this process, which writes the records: no shared file system is needed.
             remote = ray.remote(max_retries=0, num_returns="streaming")(_events)
 
-            def on_the_cluster(stack: Stack) -> list[Result]:
-                load_states(stack)
+            def remote_events(stack: Stack) -> Iterator[Event]:
+                load_states(stack)  # here, where the files are
                 references: Any = remote.remote(stack)  # a generator, which ray's types do not say
-                return list(record(stack, (ray.get(reference) for reference in references)))
+                for reference in references:
+                    yield ray.get(reference)
+
+            def on_the_cluster(stack: Stack) -> list[Result]:
+                return list(record(stack, remote_events(stack)))
 
             yield from _in_threads(on_the_cluster, planned, self.workers or len(planned))
         finally:
@@ -98,7 +102,7 @@ def train_jobs(jobs: list[Job], planned: list[Stack], workers: Workers) -> list[
 def load_states(stack: Stack) -> None:
     """What unfinished members go on from, read when it is their turn."""
     for member in stack.members:
-        if member.standing.source:
+        if member.standing.source and member.state is None:
             member.state = run_dir.load_state(member.standing.source)
 
 
@@ -113,7 +117,6 @@ def _in_threads(train: Callable[[Stack], list[Result]], planned: list[Stack], at
 
 
 def _here(stack: Stack) -> Iterator[Result]:
-    load_states(stack)
     yield from record(stack, _events(stack))
 
 
@@ -122,6 +125,7 @@ def _all_here(stack: Stack) -> list[Result]:
 
 
 def _events(stack: Stack) -> Iterator[Event]:
+    load_states(stack)
     progress = console.Progress()
     with progress.task(stack.name, None, "samples") as bar:
         yield from sweep.events(stack, progress, bar)

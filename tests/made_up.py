@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from mlp_sweep import weights
 from mlp_sweep.run_dir import WEIGHTS
-from mlp_sweep.weights import TrainedOn, packed
+from mlp_sweep.weights import TrainedOn
 
 NAN = float("nan")
 
@@ -77,7 +78,7 @@ def write_run(
     (folder / "status.json").write_text(json.dumps(record), encoding="utf-8")
     if names:
         known = TrainedOn([f"n{i:08}" for i in range(len(names))], list(names), [100.0], [50.0])
-        (folder / WEIGHTS).write_bytes(packed({"w": np.zeros(1, np.float32)}, record["run_id"], known))
+        weights.write(folder / WEIGHTS, {"w": np.zeros(1, np.float32)}, record["run_id"], known)
     return folder
 
 

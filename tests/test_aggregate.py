@@ -189,9 +189,11 @@ def test_names_that_are_no_unicode_can_be_written_out(tmp_path: Path):
 
 
 def test_a_diverged_run_keeps_its_row_without_figures(tmp_path: Path):
-    write_run(tmp_path / "a", outcome="diverged", val_accuracy=[0.1, 0.2], train_loss=[2.0, NAN])
+    write_run(tmp_path / "a", outcome="diverged", val_accuracy=[0.1, 0.2])
+    write_run(tmp_path / "b", outcome="diverged", val_accuracy=[0.1, NAN, NAN], train_loss=[2.0, NAN, NAN], seed=1)
     epochs = aggregate.read([tmp_path]).epochs
-    assert epochs.epoch.tolist() == [1, 2, 3] and epochs.train_loss.isna().tolist() == [False, True, True]
+    assert epochs.epoch.tolist() == [1, 2, 3, 1, 2]  # one that went on has no more to say either
+    assert epochs.train_loss.isna().tolist() == [False, False, True, False, True]
 
 
 def test_a_run_that_diverged_before_its_first_epoch_ended_and_one_of_no_epochs(tmp_path: Path):

@@ -103,7 +103,15 @@ def test_a_damaged_or_foreign_cache_is_made_anew(dataset, tmp_path, harm):
     assert folders(tmp_path / "data") == [folder]
 
 
-def test_a_changed_pixel_is_found_by_verify(dataset, tmp_path):
+def test_a_changed_pixel_is_found(dataset, tmp_path):
+    before = np.array(arrays(dataset, tmp_path / "data").train_x)
+    [folder] = folders(tmp_path / "data")
+    flip(folder / "train_x.npy")
+    np.testing.assert_array_equal(arrays(dataset, tmp_path / "data").train_x, before)
+
+
+def test_of_a_set_larger_than_memory_a_changed_pixel_is_found_by_verify(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr("mlp_sweep.data.cache.fits", lambda *_: False)
     before = np.array(arrays(dataset, tmp_path / "data").train_x)
     [folder] = folders(tmp_path / "data")
     flip(folder / "train_x.npy")

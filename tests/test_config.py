@@ -1,6 +1,11 @@
+import os
+from pathlib import Path
+
 import pytest
 from conftest import make_run
 from hydra.errors import HydraException
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mlp_sweep import config
 
@@ -39,6 +44,7 @@ def test_relu_has_no_slope():
         "device=tpu",
         "engine=magic",
         "matmul_precision=low",
+        "on_divergence=pray",
         "model.hidden=[64,0]",
         "dataset.image_size=0",
         "dataset.num_classes=1",
@@ -70,4 +76,19 @@ def test_job_directories_are_named_by_overrides_within_bounds():
     names = {config.job_dir([f"model.hidden=[{','.join(['64'] * n)}]"]) for n in range(1, 300)}
     assert len(names) == 299
     assert all(len(name) < 200 and "/" not in name for name in names)
-    assert "/" not in config.job_dir(["dataset.val=a/b"])
+    assert config.job_dir(["dataset.val=a/b"]) != config.job_dir(["dataset.val=a_b"])
+
+
+@given(st.lists(st.text(), max_size=400))
+def test_any_overrides_name_a_directory_that_can_be_made(tmp_path_factory, overrides: list[str]):
+    """One below the sweep's own, whatever the characters: the bound of file systems is in bytes."""
+    folder = tmp_path_factory.mktemp("sweep")
+    name = config.job_dir(overrides)
+    (folder / name).mkdir()
+    assert [path.name for path in folder.iterdir()] == [name] and len(os.fsencode(name)) < 200
+
+
+@pytest.mark.parametrize("override", ["a=" + "日本" * 100, "..", ".", "", "a=b\nc\0d", "~a", "a=" + "x" * 999])
+def test_odd_overrides_name_directories_too(tmp_path: Path, override: str):
+    (tmp_path / config.job_dir([override])).mkdir()
+    assert len(list(tmp_path.iterdir())) == 1

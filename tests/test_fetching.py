@@ -157,6 +157,7 @@ def linked(kind: bytes) -> tarfile.TarInfo:
         (tarred((tarfile.TarInfo("imagenette2-160/1.JPEG"), os.urandom(99_999)))[:-30_000], "damaged"),
         (b"no archive at all", "damaged"),
     ],
+    ids="above inside absolute symlink hardlink device bomb another cut none".split(),  # bytes would name them else
 )
 def test_a_hostile_or_damaged_archive_leaves_nothing(tmp_path, archive, said):
     (tmp_path / "a").mkdir()

@@ -1,7 +1,6 @@
 """Predicting from a run's directory alone: the engine's own numbers, and clear words where there can be none."""
 
 import csv
-import json
 import os
 import pickle
 import shutil
@@ -15,7 +14,7 @@ from conftest import make_run
 from safetensors.numpy import load_file, save
 from small_sets import encoded, picture, picture_tree
 
-from mlp_sweep import config, console, engines, plan, predictor, record, run_dir, weights, workers
+from mlp_sweep import config, console, engines, plan, predictor, record, run_dir, sealed, weights, workers
 from mlp_sweep.data import Batches, load
 from mlp_sweep.predict import main
 
@@ -94,10 +93,8 @@ def test_predictions_of_validation_pictures_are_the_engines(kind: str, trained, 
 
 
 def test_the_directory_is_enough(copied: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    settings = json.loads((copied / run_dir.STATUS).read_text())
-    settings["settings"] |= {"data_dir": "gone"}
-    settings["settings"]["dataset"]["root"] = "gone"
-    (copied / run_dir.STATUS).write_text(json.dumps(settings))
+    changed(copied, lambda status: status["settings"].update(data_dir="gone"))
+    setting(copied, "dataset", root="gone")
     one, *_ = sorted((pictures / "val" / CLASSES[0]).iterdir())
     main([str(copied), str(one), "--top", "3", "--csv", str(tmp_path / "out.csv")])
     said = capsys.readouterr()
@@ -135,9 +132,10 @@ def test_generated_pictures_classes_can_be_asked_about_any_picture(small_run, tm
 
 
 def changed(folder: Path, change: Callable[[dict], object]) -> None:
-    status = json.loads((folder / run_dir.STATUS).read_text())
+    """With a seal that fits: not damage, but what somebody put there."""
+    status = run_dir.read_status(folder)
     change(status)
-    (folder / run_dir.STATUS).write_text(json.dumps(status))
+    sealed.write_record(folder / run_dir.STATUS, status)
 
 
 def setting(folder: Path, group: str, **values: object) -> None:
@@ -149,28 +147,38 @@ def reweighed(folder: Path, change: Callable[[dict], object], run_id: str | None
     known, trained_on = weights.described(file)
     arrays = load_file(file)
     change(arrays)
-    file.write_bytes(weights.packed(arrays, run_id or known, trained_on))
+    weights.write(file, arrays, run_id or known, trained_on)
+
+
+def flipped(file: Path, old: bytes | None = None, new: bytes = b"") -> None:
+    """One byte changed: in the middle of it, or as told."""
+    data = file.read_bytes()
+    at = len(data) // 2
+    file.write_bytes(data.replace(old, new, 1) if old else data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
 
 
 HARMS: dict[str, Callable[[Path], object]] = {
     r"unfinished \(stopped after epoch 1 of 2\)": lambda f: changed(f, lambda s: s.update(state="stopped", epoch=1)),
     r"diverged \(at step 5\)": lambda f: changed(f, lambda s: s.update(outcome="diverged", reason="at step 5")),
     "not there, although": lambda f: (f / run_dir.WEIGHTS).unlink(),
-    "damaged, or no weights": lambda f: os.truncate(f / run_dir.WEIGHTS, 500),
-    "damaged, or no weights at": lambda f: (f / run_dir.WEIGHTS).write_bytes(pickle.dumps({"w": 1})),
-    "does not say which classes": lambda f: (f / run_dir.WEIGHTS).write_bytes(save({"w": np.ones(3)})),
+    "unreadable": lambda f: (f / run_dir.STATUS).write_text("{"),
+    r"weights.safetensors: unreadable": lambda f: os.truncate(f / run_dir.WEIGHTS, 500),
+    r"weights.safetensors: unreadable \(": lambda f: (f / run_dir.WEIGHTS).write_bytes(pickle.dumps({"w": 1})),
+    r"unreadable \('mlp_sweep": lambda f: (f / run_dir.WEIGHTS).write_bytes(save({"w": np.ones(3)})),
+    "does not say which classes": lambda f: sealed.write_arrays(f / run_dir.WEIGHTS, {}, {"run_id": "0"}),
+    r"weights.safetensors: damaged": lambda f: flipped(f / run_dir.WEIGHTS),
+    r"status.json: damaged": lambda f: flipped(f / run_dir.STATUS, b"\"seed\": 0", b"\"seed\": 1"),
     "the weights of another run": lambda f: reweighed(f, lambda a: None, run_id="f" * 16),
     r"layers\.0\.weight is 16 x 768 there, 17 x 768": lambda f: setting(f, "model", hidden=[17, 8]),
     r"layers\.2\.weight is 3 x 8 there, 4 x 8 by": lambda f: setting(f, "model", hidden=[16, 8, 4]),
     r"layers\.1\.bias is missing there": lambda f: reweighed(f, lambda a: a.pop("layers.1.bias")),
-    "numbers of kind F64": lambda f: reweighed(f, lambda a: a.update({k: v.astype("f8") for k, v in a.items()})),
+    "numbers of kind float64": lambda f: reweighed(f, lambda a: a.update({k: v.astype("f8") for k, v in a.items()})),
     "of pictures with 3 channels": lambda f: setting(f, "dataset", color="grey"),
-    "no plain values": lambda f: changed(f, lambda s: s["settings"].update(seed="${oc.env:HOME}")),
+    "a reference to another": lambda f: changed(f, lambda s: s["settings"].update(seed="${oc.env:HOME}")),
     "_target_": lambda f: setting(f, "model", _target_="os.mkdir"),
     "settings of no model": lambda f: setting(f, "dataset", image_size=2**40),
     "seed": lambda f: changed(f, lambda s: s["settings"].update(seed=[])),
     "the settings that it was trained with": lambda f: changed(f, lambda s: s.update(settings=None)),
-    "unreadable": lambda f: (f / run_dir.STATUS).write_text("{"),
 }  # fmt: skip
 
 
@@ -214,7 +222,7 @@ def test_a_hostile_run_directory_runs_and_writes_nothing(
     else:
         trained_on.classes = ["../../harm", "\x1b[2J\x1b]0;harm\x07", "[/red][link=file:///harm]"]
         trained_on.names = ["=cmd|harm", "\ud800\r\n", "${oc.env:HOME} {{7*7}}"]
-        file.write_bytes(weights.packed(load_file(file), run_id, trained_on))
+        weights.write(file, load_file(file), run_id, trained_on)
     monkeypatch.chdir(tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     one, *_ = (pictures / "val" / CLASSES[0]).iterdir()

@@ -9,11 +9,12 @@ import sys
 import time
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pytest
 from conftest import SMALL
 from test_cli import command, one_error_line
 
-from mlp_sweep import plan, record, resume, run_dir, workers
+from mlp_sweep import aggregate, charts, findings, plan, record, run_dir, statistics, workers
 
 SWEEP = ("--multirun", *SMALL, "activation=relu,scaled", "activation.r=2,1e6", "hydra.sweep.dir=s")
 
@@ -79,6 +80,38 @@ def test_bit_for_bit_wherever_it_broke_off(tmp_path: Path, runs, stop_after: int
     assert results_of(tmp_path / "whole") == results_of(tmp_path / "broken")
     log = "".join((run / run_dir.LOG).read_text() for run in run_dir.find_runs(tmp_path / "broken"))
     assert sum(before.values()) == 0 or "from epoch" in log
+
+
+@pytest.mark.parametrize("engine", ["stacked", "reference"])
+@pytest.mark.parametrize("stop_after", [1, 2, 4, 5])
+def test_a_run_that_goes_on_after_it_diverged(tmp_path: Path, small_run, engine: str, stop_after: int):
+    """It leaves a row for every epoch, the outcome of its first one without figures, and can be taken up like any."""
+    settings = ("activation=scaled", "activation.r=1e9", "on_divergence=continue", f"engine={engine}")
+    wild = {"wild": small_run(*settings, "epochs=4")}
+    train(tmp_path / "whole", wild)
+    train(tmp_path / "broken", wild, stop_after)
+    train(tmp_path / "broken", wild)
+    assert results_of(tmp_path / "whole") == results_of(tmp_path / "broken")
+    train(tmp_path / "stopped", {"wild": small_run(*settings, "on_divergence=stop", "epochs=4")})
+    statuses = [run_dir.read_status(tmp_path / name / "wild") for name in ("whole", "broken", "stopped")]
+    assert [status["epoch"] for status in statuses] == [4, 4, 1]
+    for key in ("outcome", "reason", "diverged_at", "best_val_accuracy", "final"):
+        assert len({str(status[key]) for status in statuses}) == 1
+
+
+def test_a_run_that_goes_on_is_reported_like_one_that_stopped(tmp_path: Path, small_run):
+    """Its figures, curves and words are those of the run that stopped where it diverged."""
+    reports = []
+    for on_divergence in ("stop", "continue"):
+        runs = {"relu": small_run(f"on_divergence={on_divergence}")}
+        runs["wild"] = small_run("activation=scaled", "activation.r=1e6", f"on_divergence={on_divergence}")
+        train(tmp_path / on_divergence, runs)
+        sweep = aggregate.read([tmp_path / on_divergence])
+        marked = [chart.alt for chart in charts.epoch_charts(sweep)]
+        reports.append((sweep.epochs.drop(columns=["run_id", "seconds"]).to_csv(), marked, findings.findings(sweep),
+                        statistics.summary(sweep).to_csv(), sweep.runs[["outcome", "reason"]].to_csv()))  # fmt: skip
+    plt.close("all")
+    assert reports[0] == reports[1]
 
 
 def test_reference_engine_too(tmp_path: Path, runs):
@@ -162,20 +195,8 @@ def test_a_second_process_is_told_who_has_it(tmp_path: Path, small_run):
     run = small_run()
     held = run_dir.RunDir(tmp_path / "run")
     with held.lock():
-        held.start(["epoch", "seconds"], [], settings={})
+        held.start(["epoch", "seconds"], settings={})
         stack = plan.stacks([plan.Job(run, tmp_path / "run")], None, 2**40)[0]
         [result] = record.record(stack, workers._events(stack))
         assert f"process {os.getpid()}" in str(result.error)
     assert run_dir.read_status(tmp_path / "run")["state"] == "running"
-
-
-def test_a_hostile_directory_runs_no_code(tmp_path: Path):
-    (tmp_path / ".hydra").mkdir()
-    (tmp_path / ".hydra" / "overrides.yaml").write_text("[]")
-    (tmp_path / ".hydra" / "config.yaml").write_text("!!python/object/apply:os.system ['touch owned']")
-    with pytest.raises(ValueError, match=r"config\.yaml"):
-        resume.job(tmp_path, [])
-    (tmp_path / run_dir.STATUS).write_text('{"settings": {"dataset": {"name": "__import__"}}}')
-    with pytest.raises(ValueError):
-        resume.job(tmp_path, [])
-    assert not Path("owned").exists()

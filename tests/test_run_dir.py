@@ -16,7 +16,7 @@ COLUMNS = ["epoch", "train_loss", "seconds"]
 def started(path: Path) -> RunDir:
     path.mkdir(parents=True, exist_ok=True)
     directory = RunDir(path)
-    directory.start(COLUMNS, [], run_id="abc")
+    directory.start(COLUMNS, run_id="abc")
     return directory
 
 
@@ -63,7 +63,7 @@ def test_runs_are_known_by_their_files(tmp_path: Path):
 def test_a_directory_has_one_owner_at_a_time(tmp_path: Path):
     first, second = RunDir(tmp_path), RunDir(tmp_path)
     with first.lock():
-        first.start(COLUMNS, [])
+        first.start(COLUMNS)
         with pytest.raises(ValueError, match=f"process {os.getpid()} on"), second.lock():
             pytest.fail("both have it")
         second.stop("failed", "should not be written")
@@ -79,7 +79,7 @@ def test_an_epoch_is_whole_once_its_checkpoint_is_there(tmp_path: Path, appended
     directory = started(tmp_path)
     directory.append({"epoch": 1, "train_loss": 2.5, "seconds": 0.5})
     cells = {"epoch": 2, "train_loss": 1.5, "seconds": 0.5}
-    directory.checkpoint({"w": np.ones(3)}, 2, cells)
+    directory.checkpoint({"w": np.ones(3)}, cells, None)
     if appended:
         directory.append(cells)
         directory.append({"epoch": 3, "train_loss": 1.0, "seconds": 0.5})  # its checkpoint was not reached
@@ -90,7 +90,10 @@ def test_an_epoch_is_whole_once_its_checkpoint_is_there(tmp_path: Path, appended
 
 @pytest.mark.parametrize("damage", [b"", b"spam" * 100, None])
 def test_a_damaged_checkpoint_is_no_checkpoint(tmp_path: Path, damage: bytes | None):
-    started(tmp_path).checkpoint({"w": np.ones(3)}, 1, {"epoch": 1, "train_loss": 2.5, "seconds": 0.5})
+    started(tmp_path).checkpoint({"w": np.ones(3)}, {"epoch": 1, "train_loss": 2.5, "seconds": 0.5}, None)
     checkpoint = tmp_path / run_dir.CHECKPOINT
     checkpoint.write_bytes(checkpoint.read_bytes()[:-4] if damage is None else damage)
-    assert run_dir.standing(tmp_path) == run_dir.Standing([], None)
+    standing = run_dir.standing(tmp_path)
+    assert standing.lines == [] and standing.source is None
+    [said] = standing.damage
+    assert said.startswith(str(checkpoint))

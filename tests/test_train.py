@@ -59,6 +59,24 @@ def test_a_diverged_member_has_its_step_and_is_gone_at_the_next_epoch(small_run)
     assert 1 <= epochs[0][1][1] <= len(train)
 
 
+def test_a_diverged_member_may_stay_and_touches_no_other(small_run):
+    """It has rows without figures to the end and the step of its first divergence; the others have the same bits."""
+    runs = [small_run(), small_run("activation=scaled", "activation.r=1e6"), small_run("seed=1")]
+    train, val = splits(runs[0])
+    stays, stops = (StackedEngine(runs, train.x_ND.shape[1], 12, CPU) for _ in range(2))
+    with_it = list(fit(stays, train, val, 0, range(1, 4), lambda _: None, stay=True))
+    without = list(fit(stops, train, val, 0, range(1, 4), lambda _: None))
+    figures = [[(r.train_loss, r.val_loss, r.grad_norm, r.dead) for r in rows if r.member != 1] for rows in with_it]
+    assert figures == [
+        [(r.train_loss, r.val_loss, r.grad_norm, r.dead) for r in rows if r.member != 1] for rows in without
+    ]
+    first, *later = [rows[1] for rows in with_it]
+    assert len(later) == 2 and all(math.isnan(row.val_loss) and row.diverged_at == first.diverged_at for row in later)
+    for kept, whole in ((0, 0), (1, 2)):
+        for name, weight in stops.weights(kept).items():
+            assert torch.equal(weight, stays.weights(whole)[name])
+
+
 def test_training_ends_when_no_member_is_left(small_run):
     run = small_run("activation=scaled", "activation.r=1e6")
     train, val = splits(run)

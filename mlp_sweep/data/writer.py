@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import json
 import os
 import shutil
 import struct
@@ -12,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from .. import sealed
 from .prepare import Chunk
 
-FORMAT = 2  # raised whenever the same request would make other bytes or another record
+FORMAT = 3  # raised whenever the same request would make other bytes or another record
 RECORD = "record.json"
 PARTIAL = ".partial"  # ending of a folder that is not whole yet
 SPLITS = ("train", "val")
@@ -77,18 +77,24 @@ class Writer:
             "skipped": self.skipped,
             "sizes": {path.name: path.stat().st_size for path in sorted(self.partial.glob("*.npy"))},
             "sha256": self.label_sums,
+            "sums": {path.name: word_sum(path) for path in sorted(self.partial.glob("*_x.npy"))},
         }
         for path in self.partial.iterdir():
             _sync(path)  # or a power cut could leave a renamed folder of empty files
-        record_path = self.partial / RECORD
-        record_path.write_text(json.dumps(record, indent=1))
-        _sync(record_path)
+        sealed.write_record(self.partial / RECORD, record)
         shutil.rmtree(self.folder, ignore_errors=True)
         os.rename(self.partial, self.folder)
 
 
 def checksum(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def word_sum(path: Path) -> int:
+    """Sum of a file's 64-bit words: at 8 GB/s it finds what disks and cables do to bytes, for every start to ask."""
+    bytes_N = np.memmap(path, np.uint8, "r")
+    whole = len(bytes_N) // 8 * 8
+    return int(bytes_N[:whole].view("<u8").sum(dtype=np.uint64)) + int(bytes_N[whole:].sum(dtype=np.uint64))
 
 
 def header(shape: tuple[int, ...]) -> bytes:

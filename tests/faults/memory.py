@@ -1,0 +1,29 @@
+"""Memory that runs out while pictures are prepared, runs trained, checkpoints written or the report drawn."""
+
+import random
+from pathlib import Path
+
+from .trials import ROOT, SWEEP, Outcome, clear, command, finished_epochs, lost, reference, same, succeeded
+
+LARGE = (*SWEEP, "model.hidden=[2000,1000]", "epochs=3", "activation.r=2")
+MOST = 400 << 20  # bytes, by which all of it goes well
+
+
+def run(count: int, seed: int, folder: Path) -> Outcome:
+    undisturbed = reference(folder / "reference of memory", LARGE)
+    outcome = Outcome("out of memory")
+    for number in range(count):
+
+        def attempt(draws: random.Random, number: int = number) -> int:
+            place = folder / f"memory-{number}"
+            room = int(MOST * draws.random() ** 2)
+            done = command(place, str(room), "mlp_sweep", *LARGE, module=str(ROOT / "tests" / "faults" / "limited.py"))
+            said = clear(done)
+            assert done.returncode == 0 or "memory" in said or "llocate" in said, said[-500:]
+            before = finished_epochs(place)
+            succeeded(command(place, *LARGE))
+            same(place, undisturbed)
+            return lost(before, place)
+
+        outcome.trial("memory", seed + number, attempt)
+    return outcome
