@@ -17,8 +17,8 @@ from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainin
 from rich.progress import Progress as RichProgress
 from rich.table import Table
 
-_err = Console(stderr=True, highlight=False, soft_wrap=True)
-_out = Console(highlight=False)
+_err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)  # ":x:" in a path is no picture
+_out = Console(highlight=False, emoji=False)
 _said: set[str] = set()
 
 
@@ -30,7 +30,10 @@ def notice(text: str) -> None:
 
 
 def error(text: str) -> None:
-    _err.print(f"mlp_sweep: {text}", markup=False, style="bold red" if _err.is_terminal else None)
+    if _err.is_terminal:
+        _err.print(f"mlp_sweep: {text}", markup=False, style="bold red")
+    else:
+        print(f"mlp_sweep: {text}", file=sys.stderr)  # rich would import what there may be no memory for
 
 
 class Bar:
@@ -113,7 +116,7 @@ def outcome_table(rows: list[dict[str, str]]) -> None:
         table.add_column(column, justify="right" if figure else "left", no_wrap=figure, overflow="fold")
     for row in rows[:MOST_ROWS]:
         table.add_row(*row.values())
-    (_out if _out.is_terminal else Console(width=160, highlight=False)).print(table)
+    (_out if _out.is_terminal else Console(width=160, highlight=False, emoji=False)).print(table)
     if len(rows) > MOST_ROWS:
         _out.print(f"... and {len(rows) - MOST_ROWS} more")
 
