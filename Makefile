@@ -1,10 +1,11 @@
 # make sweep: the experiment on generated pictures, with its report.   make test: lint, types, tests.
 # make test-slow: the README's commands, clusters, kills, the real pictures.   make bench: rates beside the floor.
+# make faults: 50 kills, full disks, damaged files and races, with a table of what was survived; half an hour.
 # Both set up .venv first, once; all that is needed beforehand is Python 3.10 to 3.13, pip and make.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: sweep test test-slow bench lint
+.PHONY: sweep test test-slow faults bench lint
 sweep: .venv/ready
 	$(BIN)/python -m mlp_sweep --multirun activation=relu,scaled activation.r=2,4,62
 
@@ -18,6 +19,9 @@ lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+faults: .venv/ready
+	$(BIN)/python -m tests.faults --kills 50
 
 bench: .venv/ready
 	$(BIN)/python -m benchmarks.throughput

@@ -220,6 +220,9 @@ def one_line(error: Exception) -> str:
     """Errors in one line: the path and the system's words; OmegaConf's many lines as the key and the sentence."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    if isinstance(error, MemoryError):
+        said = str(error)
+        return said if said.startswith("out of memory") else f"out of memory ({said or 'no more is given'})"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     keys = [line.split(":", 1)[1].strip() for line in lines if line.startswith("full_key:")]
     said = [line for line in lines if not line.startswith(("full_key:", "object_type=", "reference_type="))]

@@ -18,8 +18,8 @@ from rich.progress import Progress as RichProgress
 from rich.table import Table
 from rich.text import Text
 
-_err = Console(stderr=True, highlight=False, soft_wrap=True)
-_out = Console(highlight=False)
+_err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)  # ":x:" in a path is no picture
+_out = Console(highlight=False, emoji=False)
 _said: set[str] = set()
 
 
@@ -31,7 +31,10 @@ def notice(text: str) -> None:
 
 
 def error(text: str) -> None:
-    _err.print(f"mlp_sweep: {text}", markup=False, style="bold red" if _err.is_terminal else None)
+    if _err.is_terminal:
+        _err.print(f"mlp_sweep: {text}", markup=False, style="bold red")
+    else:
+        print(f"mlp_sweep: {text}", file=sys.stderr)  # rich would import what there may be no memory for
 
 
 class Bar:
@@ -121,7 +124,7 @@ def table(rows: list[dict[str, str]], figures: Sequence[str]) -> None:
         drawn.add_column(column, justify="right" if figure else "left", no_wrap=figure, overflow="fold")
     for row in rows:
         drawn.add_row(*(Text(plain(cell)) for cell in row.values()))
-    (_out if _out.is_terminal else Console(width=160, highlight=False)).print(drawn)
+    (_out if _out.is_terminal else Console(width=160, highlight=False, emoji=False)).print(drawn)
 
 
 def plain(text: str) -> str:

@@ -98,7 +98,7 @@ def main(argv: list[str] | None = None) -> None:
         else:
             print(f"report: {write(args.paths, out, args.baseline) / 'report.html'}")
     except (ValueError, OSError, MemoryError) as error:
-        sys.exit(f"mlp_sweep.report: {config.one_line(error) or 'out of memory'}")
+        sys.exit(f"mlp_sweep.report: {config.one_line(error)}")
 
 
 def _state(paths: list[Path]) -> list[tuple[Path, int, str]]:

@@ -131,7 +131,7 @@ def close(path: Path, errors: dict[Path, Exception], is_sweep: bool) -> bool:
         try:
             console.result(f"report: {console.shown(report.write([path], path / 'report'))}")
         except (ValueError, OSError, MemoryError) as error:
-            console.error(f"no report: {config.one_line(error) or 'out of memory'}")
+            console.error(f"no report: {config.one_line(error)}")
             return False
     return not failed
 

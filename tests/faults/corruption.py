@@ -8,8 +8,9 @@ from pathlib import Path
 
 from .trials import SWEEP, Outcome, clear, command, finished_epochs, lost, process, reference, same, succeeded
 
-FILES = ["s/*/metrics.csv", "s/*/status.json", "s/*/checkpoint.safetensors", "s/*/weights.safetensors", "s/jobs.json",
-         "data/cache/*/*.npy", "data/cache/*/record.json", "data/cache/requests/*", "s/*/.hydra/config.yaml"]  # fmt: skip
+RUN = ["metrics.csv", "status.json", "checkpoint.safetensors", "weights.safetensors", ".hydra/config.yaml"]
+FILES = [*(f"s/*/{name}" for name in RUN), "s/jobs.json", "data/cache/*/*.npy", "data/cache/*/record.json",
+         "data/cache/requests/*"]  # fmt: skip
 
 
 def run(count: int, seed: int, folder: Path) -> Outcome:

@@ -1,4 +1,4 @@
-"""A disk that fills while pictures are prepared, runs trained, checkpoints written or the report drawn; one read-only."""
+"""A disk that fills while pictures are prepared, runs trained and recorded, or the report drawn; one read-only."""
 
 import random
 import shutil
@@ -57,7 +57,7 @@ def read_only(count: int, seed: int, folder: Path) -> Outcome:
             with small_disk(folder / f"read-only-{number}", 1 << 26) as disk:
                 if draws.random() < 0.7:  # else in an empty folder
                     shutil.copytree(folder / "reference", disk, dirs_exist_ok=True)
-                    for weights in list(disk.glob("s/*/weights.safetensors"))[: draws.randrange(9)]:
+                    for weights in list(disk.glob("s/*/weights.safetensors"))[: draws.randrange(5)]:
                         weights.unlink()
                 before, prefix = finished_epochs(disk), ()
                 if number % 2:

@@ -1,6 +1,7 @@
 """Trains a sweep in forks of itself, each killed -9 before its n-th file operation; a script, for operations.py.
 
-Each line of stdin, "n folder", is one training (n = 0: not killed); the answer is its number of operations.
+Each line of stdin, "n how folder", is one training (n = 0: not killed), begun or resumed; the answer is its number of
+operations, 0 where it was killed.
 """
 
 import os
@@ -9,15 +10,16 @@ import sys
 from pathlib import Path
 
 import torch  # noqa: F401 (what a training imports, once for all of them)
+from hydra.core.plugins import Plugins
 
-from mlp_sweep import cli, workers  # noqa: F401
+from mlp_sweep import cli, report, resume, workers  # noqa: F401
 from mlp_sweep.data import synthetic  # noqa: F401
 
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir"}
 
 
-def train(moment: int, folder: str, answer: int) -> None:
+def train(moment: int, how: str, folder: str, answer: int) -> None:
     """In the forked child: counts what is about to change below the folder, by the interpreter's audit events."""
     os.chdir(folder)
     done = 0
@@ -43,17 +45,18 @@ def train(moment: int, folder: str, answer: int) -> None:
         os.dup2(nowhere.fileno(), 1)
         os.dup2(nowhere.fileno(), 2)
     sys.addaudithook(watch)
-    cli.main()
+    resume.main(["s"]) if how == "resume" else cli.main()
     os._exit(1)  # no report was begun
 
 
 def main() -> None:
+    Plugins.instance()  # Hydra's look for plugins, which takes longer than the training
     for line in sys.stdin:
-        moment, folder = line.split(maxsplit=1)
+        moment, how, folder = line.split(maxsplit=2)
         reading, writing = os.pipe()
         child = os.fork()
         if not child:
-            train(int(moment), str(Path(folder.strip()).resolve()), writing)
+            train(int(moment), how, str(Path(folder.strip()).resolve()), writing)
         os.close(writing)
         os.waitpid(child, 0)
         print(os.read(reading, 20).decode() or 0, flush=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from .trials import SWEEP, Outcome, command, finished_epochs, lost, process, reference, same, succeeded
 
 IN_A_ROW = 5  # kills of one sweep, before it may end
-JOBS = 8
+JOBS = 4
 
 
 def run(count: int, seed: int, folder: Path) -> Outcome:

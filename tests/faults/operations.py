@@ -24,7 +24,7 @@ def run(count: int | None, seed: int, folder: Path) -> Outcome:
                 place = folder / f"operation-{moment}"
                 dying.train(place, moment)
                 before = finished_epochs(place)
-                dying.train(place, 0)
+                dying.train(place, 0, "resume" if (place / "s" / "jobs.json").exists() else "begin")
                 same(place, undisturbed)
                 return lost(before, place)
 
@@ -47,9 +47,9 @@ class _Dying:
         self.process.stdin.close()
         self.process.wait()
 
-    def train(self, folder: Path, moment: int) -> int:
+    def train(self, folder: Path, moment: int, how: str = "begin") -> int:
         """Trains in a folder, killed before that operation (0: never); the number of operations, 0 where killed."""
         folder.mkdir(exist_ok=True)
         assert self.process.stdin and self.process.stdout
-        print(moment, folder, file=self.process.stdin, flush=True)
+        print(moment, how, folder, file=self.process.stdin, flush=True)
         return int(self.process.stdout.readline())

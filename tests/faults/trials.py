@@ -12,8 +12,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
 DATA = ("roll=2", "dataset.image_size=8", "dataset.samples_per_class=11", "dataset.val_per_class=5")
-# Equal jobs, one that diverges and stops, one that diverges and goes on; two stacks.
-SWEEP = ("--multirun", *DATA, "epochs=30", "activation=relu,scaled", "activation.r=2,1e6",
+# One run that diverges and stops, one that diverges and goes on; two stacks.
+SWEEP = ("--multirun", *DATA, "epochs=40", "activation=relu,scaled", "activation.r=1e6",
          "on_divergence=stop,continue", "hydra.sweep.dir=s")  # fmt: skip
 Lines = dict[str, list[str]]
 Done = subprocess.CompletedProcess[str]
