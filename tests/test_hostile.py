@@ -3,15 +3,17 @@
 import json
 import os
 import pickle
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import make_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_up import write_run
 
-from mlp_sweep import aggregate, plan, report, resume, run_dir, sealed, workers
+from mlp_sweep import aggregate, config, plan, report, resume, run_dir, sealed, workers
 
 SCRIPT = '"><script>alert(1)</script><img src=x onerror=alert(2)>'
 
@@ -136,30 +138,18 @@ def test_settings_of_a_stranger_are_checked_like_anybodys(trained: Path, tmp_pat
     assert {path.name for path in tmp_path.iterdir()} <= before | {"data"} and not Path("/nowhere").exists()
 
 
-def test_nothing_is_fetched_because_a_record_says_so(trained: Path, small_run):
-    settings = run_dir.read_status(trained / "run")["settings"]
-    tiny = settings["dataset"] | {"name": "tiny_imagenet", "root": "x.zip", "download": True, "url": "http://a.invalid"}
-    assert resume.job(trained / "other", small_pictures(settings, tiny), []).run.dataset.download is False  # type: ignore[attr-defined]
+def test_nothing_is_fetched_because_a_record_says_so(tmp_path: Path):
+    asked = make_run("dataset=tiny_imagenet", "dataset.root=x.zip", "dataset.download=true")
+    settings = asdict(asked)
+    settings["dataset"]["url"] = "http://a.invalid"
+    taken_up = resume.job(tmp_path / "run", settings, []).run.dataset
+    assert isinstance(taken_up, config.Pictures) and not taken_up.download
 
 
-def small_pictures(settings: dict, dataset: dict) -> dict:
-    pictures = {"classes": None, "samples_per_class": 1, "resize": "crop", "interpolation": "bilinear", "color": "rgb",
-                "on_error": "raise", "md5": "0" * 32}  # fmt: skip
-    dataset = {key: value for key, value in dataset.items() if key != "val_per_class"} | pictures
-    return settings | {"dataset": dataset, "data_dir": "data"}
-
-
-@pytest.mark.parametrize("kind", ["cifar10", "imagenet", "fashion_mnist"])
-def test_runs_of_every_data_set_can_be_taken_up(trained: Path, kind: str):
-    settings = run_dir.read_status(trained / "run")["settings"]
-    dataset = {key: value for key, value in settings["dataset"].items()} | {
-        "name": kind,
-        "root": "x",
-        "download": False,
-    }
-    pictures = small_pictures(settings, dataset)
-    del pictures["dataset"]["md5"]
-    assert resume.job(trained / "other", pictures, []).run.dataset.name == kind
+@pytest.mark.parametrize("kind", ["cifar10", "imagenet", "fashion_mnist", "imagenette", "tiny_imagenet"])
+def test_runs_of_every_data_set_can_be_taken_up(tmp_path: Path, kind: str):
+    asked = make_run(f"dataset={kind}")
+    assert resume.job(tmp_path / "run", asdict(asked), []).run == asked
 
 
 def test_a_pipe_in_the_place_of_a_file_keeps_nobody_waiting(tmp_path: Path):
