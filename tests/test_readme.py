@@ -24,8 +24,9 @@ def commands() -> list[str]:
 
 
 def runnable(line: str) -> bool:
-    """All but those that want a time filled in, pictures of the reader's own, or a running cluster."""
-    return not re.search(r"<|dataset.root=pictures|address=auto|--help", line)
+    """All but those that want a time filled in, pictures of the reader's own, a set not here, or a running cluster."""
+    absent = [path for path in re.findall(r"dataset.root=(/\S+)", line) if not Path(path).exists()]
+    return not absent and not re.search(r"<|dataset.root=pictures|address=auto|--help", line)
 
 
 def test_there_are_commands():

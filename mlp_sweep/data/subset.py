@@ -43,11 +43,11 @@ def _named(wanted: Iterable[str], names: Mapping[str, str], where: str) -> list[
     for word, ids in found.items():
         if len(ids) > 1:
             raise ValueError(f"dataset.classes: {word} may be {' or '.join(sorted(ids))}: give the id")
-    called_twice = {ids[0]: [word for word, other in found.items() if other == ids] for ids in found.values()}
-    for key, words in called_twice.items():
+    words_of = {ids[0]: [word for word, other in found.items() if other == ids] for ids in found.values()}
+    for key, words in words_of.items():
         if len(words) > 1:
             raise ValueError(f"dataset.classes: {' and '.join(words)} are one class, {key}")
-    return sorted(called_twice)
+    return sorted(words_of)
 
 
 def thin(pictures: list[str], dataset: config.Pictures, data_seed: int, label: int) -> list[str]:
