@@ -3,10 +3,12 @@
 import json
 import os
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import SMALL, make_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_up import write_run
@@ -26,15 +28,22 @@ class Owning:
         return os.mkdir, (str(self.path),)
 
 
-@pytest.fixture
-def trained(tmp_path: Path, small_run, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A sweep of one run, stopped after its first epoch; the test is in its folder's parent."""
-    monkeypatch.chdir(tmp_path)
-    [stack] = plan.stacks([plan.job(small_run("optimizer.momentum=0.9"), tmp_path / "sweep" / "run")], None, 2**40)
+@pytest.fixture(scope="module")
+def once(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Path:
+    """A sweep of one run."""
+    sweep = tmp_path_factory.mktemp("once") / "sweep"
+    run = make_run(*SMALL, f"data_dir={data_dir}", "epochs=1", "model.hidden=[8]", "optimizer.momentum=0.9")
+    [stack] = plan.stacks([plan.job(run, sweep / "run")], None, 2**40)
     list(workers._here(stack))
-    status = run_dir.read_status(tmp_path / "sweep" / "run")
-    run_dir.ask_sweep(tmp_path / "sweep", {tmp_path / "sweep" / "run": status["settings"]})
-    return tmp_path / "sweep"
+    run_dir.ask_sweep(sweep, {sweep / "run": run_dir.read_status(sweep / "run")["settings"]})
+    return sweep
+
+
+@pytest.fixture
+def trained(once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it to harm; the test is in the folder that it lies in."""
+    monkeypatch.chdir(tmp_path)
+    return shutil.copytree(once, tmp_path / "sweep")
 
 
 def unfinished(run: Path) -> None:
@@ -132,11 +141,11 @@ def test_settings_of_a_stranger_are_checked_like_anybodys(trained: Path, tmp_pat
     status = run_dir.read_status(run)
     sealed.write_record(run / run_dir.STATUS, status | {"state": "waiting", "settings": status["settings"] | change})
     with pytest.raises((ValueError, SystemExit), match=said if "name" not in str(change) else None):
-        resume.resume(trained, [])
+        resume.resume(run, [])
     assert {path.name for path in tmp_path.iterdir()} <= before | {"data"} and not Path("/nowhere").exists()
 
 
-def test_nothing_is_fetched_because_a_record_says_so(trained: Path, small_run):
+def test_nothing_is_fetched_because_a_record_says_so(trained: Path):
     settings = run_dir.read_status(trained / "run")["settings"]
     tiny = settings["dataset"] | {"name": "tiny_imagenet", "root": "x.zip", "download": True, "url": "http://a.invalid"}
     assert resume.job(trained / "other", small_pictures(settings, tiny), []).run.dataset.download is False  # type: ignore[attr-defined]
