@@ -41,12 +41,10 @@ class Timed:
         self._write = RunDir.checkpoint
         timed = self
 
-        def checkpoint(
-            directory: RunDir, state: dict[str, Any], cells: dict[str, Any], diverged_at: int | None
-        ) -> None:
+        def checkpoint(self: RunDir, state: dict[str, Any], cells: dict[str, Any], diverged_at: int | None) -> None:
             if len(timed.epochs) % 2:
                 started = time.perf_counter()
-                timed._write(directory, state, cells, diverged_at)
+                timed._write(self, state, cells, diverged_at)
                 timed._inside += time.perf_counter() - started
 
         RunDir.checkpoint = checkpoint
