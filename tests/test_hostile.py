@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_up import write_run
 
-from mlp_sweep import aggregate, plan, report, resume, run_dir, sealed, workers
+from mlp_sweep import aggregate, asked, plan, report, resume, run_dir, sealed, workers
 
 SCRIPT = '"><script>alert(1)</script><img src=x onerror=alert(2)>'
 
@@ -35,7 +35,7 @@ def once(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Path:
     run = make_run(*SMALL, f"data_dir={data_dir}", "epochs=1", "model.hidden=[8]", "optimizer.momentum=0.9")
     [stack] = plan.stacks([plan.job(run, sweep / "run")], None, 2**40)
     list(workers._here(stack))
-    run_dir.ask_sweep(sweep, {sweep / "run": run_dir.read_status(sweep / "run")["settings"]})
+    asked.sweep(sweep, {sweep / "run": run_dir.read_status(sweep / "run")["settings"]})
     return sweep
 
 
@@ -66,10 +66,10 @@ def test_a_pickle_under_another_name_is_not_unpickled(trained: Path, name: str, 
 
 
 def test_a_list_of_jobs_is_not_unpickled(trained: Path, capsys: pytest.CaptureFixture[str]):
-    (trained / run_dir.JOBS).write_bytes(pickle.dumps(Owning(trained / "owned")))
+    (trained / asked.JOBS).write_bytes(pickle.dumps(Owning(trained / "owned")))
     with pytest.raises(SystemExit):
         resume.main([str(trained)])
-    assert run_dir.JOBS in capsys.readouterr().err and not (trained / "owned").exists()
+    assert asked.JOBS in capsys.readouterr().err and not (trained / "owned").exists()
 
 
 @pytest.mark.parametrize("name", [".lock", run_dir.LOG, run_dir.METRICS, run_dir.STATUS, run_dir.CHECKPOINT])
@@ -115,8 +115,8 @@ def test_a_report_is_not_written_through_a_link(trained: Path, tmp_path: Path):
 
 @pytest.mark.parametrize("name", ["../outside", "/tmp/mlp_sweep_outside", "a/../../outside"])
 def test_jobs_lead_nowhere_else(trained: Path, name: str):
-    jobs = run_dir.asked_sweep(trained)
-    sealed.write_record(trained / run_dir.JOBS, {"jobs": jobs | {name: jobs["run"]}})
+    jobs = asked.jobs(trained)
+    sealed.write_record(trained / asked.JOBS, {"jobs": jobs | {name: jobs["run"]}})
     with pytest.raises(ValueError, match="jobs.json"):
         resume.resume(trained, [])
     assert not (trained / name).exists()
