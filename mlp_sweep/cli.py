@@ -22,7 +22,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from . import config, console, plan, resume, run_dir
+from . import asked, config, console, plan, resume, run_dir
 
 for (group, name), schema in config.SCHEMAS.items():
     ConfigStore.instance().store(group=group, name=name, node=schema, provider="mlp_sweep")
@@ -54,7 +54,7 @@ class Hooks(Callback):
             run = _to_run(config)
             plan.stacks([plan.job(run, Hooks.run_dir)], None, plan.free_memory())
             if not run.dry_run:
-                run_dir.ask(Hooks.run_dir, asdict(run))
+                asked.run(Hooks.run_dir, asdict(run))
         except USER_ERRORS as error:
             if not FULL_ERROR:  # with it, the same error comes from the run itself
                 _exit(error)
@@ -131,7 +131,7 @@ def _batch(
         return [0.0] * len(jobs)
     sweep_dir = Hooks.sweep_dir
     assert sweep_dir is not None
-    run_dir.ask_sweep(sweep_dir, {job.path: asdict(job.run) for job in jobs})
+    asked.sweep(sweep_dir, {job.path: asdict(job.run) for job in jobs})
     for number in range(len(jobs)):
         open_job(number)
     results = train_jobs(jobs, planned, workers)

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from . import config, console, plan, run_dir
+from . import asked, config, console, plan, run_dir
 from .plan import Job
 
 MAY_CHANGE = (
@@ -36,37 +36,37 @@ def main(argv: list[str] | None = None) -> None:
 
 def resume(path: Path, changes: list[str]) -> None:
     """Trains what is unfinished at or below a path, and reports a sweep; SystemExit(1) where a run failed."""
-    asked = _asked(path)
-    if not asked:
+    wanted = _wanted(path)
+    if not wanted:
         raise ValueError(f"{path}: {'no run in it' if path.is_dir() else 'no such folder'}")
-    jobs = [job(folder, settings, changes) for folder, settings in asked.items()]
+    jobs = [job(folder, settings, changes) for folder, settings in wanted.items()]
     from .workers import Workers, train_jobs  # imports torch
 
     planned = plan.stacks(jobs, None, plan.free_memory())
     console.notice(plan.describe(planned, jobs))
     results = train_jobs(jobs, planned, Workers())
     errors = {result.path: result.error for result in results if result.error}
-    if not close(path, errors, is_sweep=list(asked) != [path]):
+    if not close(path, errors, is_sweep=list(wanted) != [path]):
         sys.exit(1)
 
 
-def _asked(path: Path) -> dict[Path, Any]:
+def _wanted(path: Path) -> dict[Path, Any]:
     """Every run at or below a path with its settings, those too that a killed sweep had not come to; links left out.
 
     ValueError where a run's settings cannot be read.
     """
-    asked: dict[Path, Any] = {}
+    wanted: dict[Path, Any] = {}
     for folder, folders, files in os.walk(path):
         folders.sort()
         here = Path(folder)
-        if run_dir.JOBS in files:
-            jobs = run_dir.asked_sweep(here)
-            asked |= {here / name: settings for name, settings in jobs.items() if not _through_link(here, name)}
+        if asked.JOBS in files:
+            jobs = asked.jobs(here)
+            wanted |= {here / name: settings for name, settings in jobs.items() if not _through_link(here, name)}
         if run_dir.STATUS in files:
-            asked[here] = run_dir.read_status(here).get("settings")
-        elif here not in asked and (here / ".hydra" / "overrides.yaml").is_file():
+            wanted[here] = run_dir.read_status(here).get("settings")
+        elif here not in wanted and (here / ".hydra" / "overrides.yaml").is_file():
             raise ValueError(f"{here}: killed before its first record; give the command that it began with again")
-    return dict(sorted(asked.items()))
+    return dict(sorted(wanted.items()))
 
 
 def _through_link(folder: Path, name: str) -> bool:

@@ -5,7 +5,6 @@ status.json       where it stands and what it was, replaced as a whole, sealed, 
 checkpoint.safetensors   after each epoch, until the run ends; with all lines of metrics.csv so far, sealed
 weights.safetensors      of a run that ended, with what predicting takes (weights.py), sealed
 mlp_sweep.log
-And a sweep: jobs.json, the settings of every job by its directory, written before anything else; sealed.
 """
 
 import hashlib
@@ -25,7 +24,7 @@ from .config import one_line
 from .weights import TrainedOn
 
 METRICS, STATUS, WEIGHTS, LOG = "metrics.csv", "status.json", "weights.safetensors", "mlp_sweep.log"
-CHECKPOINT, LOCK, JOBS = "checkpoint.safetensors", ".lock", "jobs.json"
+CHECKPOINT, LOCK = "checkpoint.safetensors", ".lock"
 FIGURES = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")  # in every metrics.csv
 
 
@@ -175,34 +174,6 @@ def is_run(path: Path) -> bool:
 def find_runs(path: Path) -> list[Path]:
     """The run directories at or below a path, sorted."""
     return sorted(Path(folder) for folder, _, files in os.walk(path) if STATUS in files)
-
-
-def ask(path: Path, settings: dict[str, Any]) -> None:
-    """Notes what a directory is for before anything else is in it, so that it can be taken up from then on."""
-    if not is_run(path):
-        path.mkdir(parents=True, exist_ok=True)
-        sealed.write_record(path / STATUS, {"state": "waiting", "outcome": None, "epoch": 0, "settings": settings})
-
-
-def ask_sweep(path: Path, jobs: dict[Path, dict[str, Any]]) -> None:
-    """The same for a sweep: the settings of every job, added to those of the batches before."""
-    path.mkdir(parents=True, exist_ok=True)
-    named = {os.path.relpath(job, path): settings for job, settings in jobs.items()}
-    named = {name: settings for name, settings in named.items() if _below(name)}
-    sealed.write_record(path / JOBS, {"jobs": asked_sweep(path) | named})
-
-
-def asked_sweep(path: Path) -> dict[str, Any]:
-    """Every job's settings by its directory's name; none where the path is no sweep's. ValueError: damaged."""
-    jobs = sealed.read_record(path / JOBS).get("jobs") if (path / JOBS).exists() else {}
-    if not isinstance(jobs, dict) or not all(_below(name) for name in jobs):
-        raise ValueError(f"{path / JOBS}: not the jobs of a sweep")
-    return jobs
-
-
-def _below(name: str) -> bool:
-    """Whether a name leads into a folder and not out of it."""
-    return not Path(name).is_absolute() and ".." not in Path(name).parts
 
 
 def read_status(path: Path) -> dict[str, Any]:

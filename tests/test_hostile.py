@@ -3,17 +3,18 @@
 import json
 import os
 import pickle
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import make_run
+from conftest import SMALL, make_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_up import write_run
 
-from mlp_sweep import aggregate, config, plan, report, resume, run_dir, sealed, workers
+from mlp_sweep import aggregate, asked, config, plan, report, resume, run_dir, sealed, workers
 
 SCRIPT = '"><script>alert(1)</script><img src=x onerror=alert(2)>'
 
@@ -28,15 +29,22 @@ class Owning:
         return os.mkdir, (str(self.path),)
 
 
-@pytest.fixture
-def trained(tmp_path: Path, small_run, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A sweep of one run, stopped after its first epoch; the test is in its folder's parent."""
-    monkeypatch.chdir(tmp_path)
-    [stack] = plan.stacks([plan.job(small_run("optimizer.momentum=0.9"), tmp_path / "sweep" / "run")], None, 2**40)
+@pytest.fixture(scope="module")
+def once(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Path:
+    """A sweep of one run."""
+    sweep = tmp_path_factory.mktemp("once") / "sweep"
+    run = make_run(*SMALL, f"data_dir={data_dir}", "epochs=1", "model.hidden=[8]", "optimizer.momentum=0.9")
+    [stack] = plan.stacks([plan.job(run, sweep / "run")], None, 2**40)
     list(workers._here(stack))
-    status = run_dir.read_status(tmp_path / "sweep" / "run")
-    run_dir.ask_sweep(tmp_path / "sweep", {tmp_path / "sweep" / "run": status["settings"]})
-    return tmp_path / "sweep"
+    asked.sweep(sweep, {sweep / "run": run_dir.read_status(sweep / "run")["settings"]})
+    return sweep
+
+
+@pytest.fixture
+def trained(once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it to harm; the test is in the folder that it lies in."""
+    monkeypatch.chdir(tmp_path)
+    return shutil.copytree(once, tmp_path / "sweep")
 
 
 def unfinished(run: Path) -> None:
@@ -59,10 +67,10 @@ def test_a_pickle_under_another_name_is_not_unpickled(trained: Path, name: str, 
 
 
 def test_a_list_of_jobs_is_not_unpickled(trained: Path, capsys: pytest.CaptureFixture[str]):
-    (trained / run_dir.JOBS).write_bytes(pickle.dumps(Owning(trained / "owned")))
+    (trained / asked.JOBS).write_bytes(pickle.dumps(Owning(trained / "owned")))
     with pytest.raises(SystemExit):
         resume.main([str(trained)])
-    assert run_dir.JOBS in capsys.readouterr().err and not (trained / "owned").exists()
+    assert asked.JOBS in capsys.readouterr().err and not (trained / "owned").exists()
 
 
 @pytest.mark.parametrize("name", [".lock", run_dir.LOG, run_dir.METRICS, run_dir.STATUS, run_dir.CHECKPOINT])
@@ -108,8 +116,8 @@ def test_a_report_is_not_written_through_a_link(trained: Path, tmp_path: Path):
 
 @pytest.mark.parametrize("name", ["../outside", "/tmp/mlp_sweep_outside", "a/../../outside"])
 def test_jobs_lead_nowhere_else(trained: Path, name: str):
-    jobs = run_dir.asked_sweep(trained)
-    sealed.write_record(trained / run_dir.JOBS, {"jobs": jobs | {name: jobs["run"]}})
+    jobs = asked.jobs(trained)
+    sealed.write_record(trained / asked.JOBS, {"jobs": jobs | {name: jobs["run"]}})
     with pytest.raises(ValueError, match="jobs.json"):
         resume.resume(trained, [])
     assert not (trained / name).exists()
@@ -134,13 +142,12 @@ def test_settings_of_a_stranger_are_checked_like_anybodys(trained: Path, tmp_pat
     status = run_dir.read_status(run)
     sealed.write_record(run / run_dir.STATUS, status | {"state": "waiting", "settings": status["settings"] | change})
     with pytest.raises((ValueError, SystemExit), match=said if "name" not in str(change) else None):
-        resume.resume(trained, [])
+        resume.resume(run, [])
     assert {path.name for path in tmp_path.iterdir()} <= before | {"data"} and not Path("/nowhere").exists()
 
 
 def test_nothing_is_fetched_because_a_record_says_so(tmp_path: Path):
-    asked = make_run("dataset=tiny_imagenet", "dataset.root=x.zip", "dataset.download=true")
-    settings = asdict(asked)
+    settings = asdict(make_run("dataset=tiny_imagenet", "dataset.root=x.zip", "dataset.download=true"))
     settings["dataset"]["url"] = "http://a.invalid"
     taken_up = resume.job(tmp_path / "run", settings, []).run.dataset
     assert isinstance(taken_up, config.Pictures) and not taken_up.download
@@ -148,8 +155,8 @@ def test_nothing_is_fetched_because_a_record_says_so(tmp_path: Path):
 
 @pytest.mark.parametrize("kind", ["cifar10", "imagenet", "fashion_mnist", "imagenette", "tiny_imagenet"])
 def test_runs_of_every_data_set_can_be_taken_up(tmp_path: Path, kind: str):
-    asked = make_run(f"dataset={kind}")
-    assert resume.job(tmp_path / "run", asdict(asked), []).run == asked
+    run = make_run(f"dataset={kind}")
+    assert resume.job(tmp_path / "run", asdict(run), []).run == run
 
 
 def test_a_pipe_in_the_place_of_a_file_keeps_nobody_waiting(tmp_path: Path):

@@ -1,0 +1,42 @@
+"""What was asked for, noted before anything else: a run in its status.json, a sweep's jobs in its jobs.json, sealed.
+
+So what was killed before it began is known to have been wanted, with settings that can be trusted.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from . import run_dir, sealed
+
+JOBS = "jobs.json"
+
+
+def run(path: Path, settings: dict[str, Any]) -> None:
+    """Notes what a directory is for before anything else is in it, so that it can be taken up from then on."""
+    if not run_dir.is_run(path):
+        path.mkdir(parents=True, exist_ok=True)
+        sealed.write_record(
+            path / run_dir.STATUS, {"state": "waiting", "outcome": None, "epoch": 0, "settings": settings}
+        )
+
+
+def sweep(path: Path, wanted: dict[Path, dict[str, Any]]) -> None:
+    """The same for a sweep: the settings of every job, added to those of the batches before."""
+    path.mkdir(parents=True, exist_ok=True)
+    named = {os.path.relpath(job, path): settings for job, settings in wanted.items()}
+    named = {name: settings for name, settings in named.items() if _below(name)}
+    sealed.write_record(path / JOBS, {"jobs": jobs(path) | named})
+
+
+def jobs(path: Path) -> dict[str, Any]:
+    """Every job's settings by its directory's name; none where the path is no sweep's. ValueError: damaged."""
+    found = sealed.read_record(path / JOBS).get("jobs") if (path / JOBS).exists() else {}
+    if not isinstance(found, dict) or not all(_below(name) for name in found):
+        raise ValueError(f"{path / JOBS}: not the jobs of a sweep")
+    return found
+
+
+def _below(name: str) -> bool:
+    """Whether a name leads into a folder and not out of it."""
+    return not Path(name).is_absolute() and ".." not in Path(name).parts
