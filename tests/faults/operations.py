@@ -43,9 +43,10 @@ class _Dying:
         return self
 
     def __exit__(self, *_: object) -> None:
-        assert self.process.stdin
+        assert self.process.stdin and self.process.stdout
         self.process.stdin.close()
         self.process.wait()
+        self.process.stdout.close()
 
     def train(self, folder: Path, moment: int, how: str = "begin") -> int:
         """Trains in a folder, killed before that operation (0: never); the number of operations, 0 where killed."""
