@@ -44,7 +44,8 @@ class Outcome:
 
 def environment() -> dict[str, str]:
     """This project is what is imported, wherever the command runs; a thread each, for several run at once."""
-    return os.environ | {"OMP_NUM_THREADS": "1"} | {"PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])}
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
 
 
 def process(
