@@ -6,7 +6,7 @@ from pathlib import Path
 from .trials import DATA, ROOT, Outcome, clear, command, finished_epochs, lost, reference, same, succeeded
 
 LARGE = ("--multirun", *DATA, "epochs=3", "model.hidden=[2000,1000]", "activation=relu,scaled", "hydra.sweep.dir=s")
-MOST = 400 << 20  # bytes, by which all of it goes well
+LEAST, MOST = 96 << 20, 400 << 20  # bytes: with less not even the settings are read, by the most all of it goes well
 
 
 def run(count: int, seed: int, folder: Path) -> Outcome:
@@ -16,7 +16,7 @@ def run(count: int, seed: int, folder: Path) -> Outcome:
 
         def attempt(draws: random.Random, number: int = number) -> int:
             place = folder / f"memory-{number}"
-            room = int(MOST * draws.random() ** 2)
+            room = LEAST + int((MOST - LEAST) * draws.random() ** 2)
             done = command(place, str(room), "mlp_sweep", *LARGE, module=str(ROOT / "tests" / "faults" / "limited.py"))
             said = clear(done)
             assert done.returncode == 0 or "out of memory" in said, said[-500:]
