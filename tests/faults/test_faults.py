@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from . import corruption, disks, fuzz, kills, memory, operations, races
+from . import corruption, disks, fuzz, kills, operations
 from .trials import Outcome, may_mount
 
 SEED = int(os.environ.get("FAULTS_SEED", 1))  # printed where a trial fails; when a kill comes differs all the same
@@ -25,7 +25,7 @@ def survives(outcome: Outcome) -> None:
     assert outcome.failures == [] and outcome.survived == outcome.tried > 0
 
 
-@pytest.mark.parametrize("run", [kills.run, operations.run, races.run])
+@pytest.mark.parametrize("run", [kills.run, operations.run])
 def test_no_finished_epoch_is_lost(run: Callable[[int, int, Path], Outcome], folder: Path):
     outcome = run(5, SEED, folder)
     survives(outcome)
@@ -38,10 +38,6 @@ def test_disks(run: Callable[[int, int, Path], Outcome], folder: Path):
     outcome = run(3, SEED, folder)
     survives(outcome)
     assert outcome.lost == 0
-
-
-def test_memory(folder: Path):
-    survives(memory.run(2, SEED, folder))
 
 
 def test_changed_bytes_are_noticed_or_without_consequence(folder: Path):
