@@ -47,6 +47,9 @@ class StackedEngine:
         products: kernels.Products | None = None,
     ) -> None:
         self.device, self.dtype = device, dtype
+        # Of MKL's functions the first call is a race of its threads, and one that loses it computes to three digits
+        # (pytorch/pytorch#188792): so a call by one thread, before the step's.
+        torch.exp(torch.zeros(1, dtype=dtype, device=device))
         self.products = products or kernels.choose(device, dtype)
         self.kernel = self.products.name
         self.function = family(runs[0].activation.name)

@@ -43,9 +43,9 @@ class Outcome:
 
 
 def environment() -> dict[str, str]:
-    """This project is what is imported, wherever the command runs; a thread each, for several run at once."""
+    """This project is what is imported, wherever the command runs."""
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+    return os.environ | {"PYTHONPATH": path}
 
 
 def process(
