@@ -177,8 +177,27 @@ def find_runs(path: Path) -> list[Path]:
 
 
 def read_status(path: Path) -> dict[str, Any]:
-    """ValueError where it is missing, no JSON object, or was changed on disk."""
-    return sealed.read_record(path / STATUS)
+    """As it is written, but `stopped` where a run of this machine was killed before it could say so.
+
+    ValueError where it is missing, no JSON object, or was changed on disk.
+    """
+    status = sealed.read_record(path / STATUS)
+    here = status.get("host") == socket.gethostname()
+    if status.get("state") == "running" and here and _gone(status.get("pid")):
+        status |= {"state": "stopped", "reason": f"process {status['pid']} was killed"}
+    return status
+
+
+def _gone(pid: Any) -> bool:
+    if os.name != "posix" or not isinstance(pid, int):
+        return False
+    try:
+        os.kill(pid, 0)  # sends nothing
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):  # another user's, or no process number
+        return False
+    return False
 
 
 def stamp(path: Path) -> bytes:

@@ -1,4 +1,4 @@
-"""The first step of a process under load: MKL resolves its functions at their first call, by whichever thread is there."""
+"""The first step of a process under load: MKL resolves each of its functions at the first call."""
 
 import subprocess
 import sys

@@ -1,5 +1,7 @@
 import math
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlp_sweep import run_dir
+from mlp_sweep import run_dir, sealed
 from mlp_sweep.run_dir import RunDir
 
 COLUMNS = ["epoch", "train_loss", "seconds"]
@@ -51,6 +53,24 @@ def test_a_status_that_is_none_is_refused_by_name(tmp_path: Path, text: str):
     (tmp_path / run_dir.STATUS).write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(ValueError, match=str(tmp_path)):
         run_dir.read_status(tmp_path)
+
+
+STARTS = """
+import os, signal, sys
+from pathlib import Path
+from mlp_sweep.run_dir import RunDir
+RunDir(Path(sys.argv[1])).start(["epoch", "train_loss", "seconds"], run_id="abc")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_run_that_was_killed_is_not_said_to_be_running(tmp_path: Path):
+    started(tmp_path / "alive")
+    (tmp_path / "killed").mkdir()
+    subprocess.run([sys.executable, "-c", STARTS, tmp_path / "killed"])
+    assert sealed.read_record(tmp_path / "killed" / run_dir.STATUS)["state"] == "running"
+    assert run_dir.read_status(tmp_path / "killed")["state"] == "stopped"
+    assert run_dir.read_status(tmp_path / "alive")["state"] == "running"
 
 
 def test_runs_are_known_by_their_files(tmp_path: Path):
