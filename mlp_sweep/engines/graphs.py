@@ -32,7 +32,8 @@ class Captured:
         if self.graph is None:
             self.inputs = x_BD, y_B.clone()  # pictures come in one buffer for all batches, labels where they lie
             self.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.graph, stream=self.stream):  # records, and runs nothing
+            # Records, and runs nothing; thread_local, for another thread may bring pictures meanwhile.
+            with torch.cuda.graph(self.graph, stream=self.stream, capture_error_mode="thread_local"):
                 self.result = self.step(*self.inputs)
         for kept, given in zip(self.inputs, (x_BD, y_B), strict=True):
             if kept.data_ptr() != given.data_ptr():
