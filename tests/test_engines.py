@@ -19,7 +19,7 @@ BASE = make_run()
 
 
 class TiledWherePossible(PerMemberTiled):
-    MIN_FEATURES = 8  # a part of one feature: the arithmetic is that of wide pictures, the tests stay quick
+    MIN_FEATURES, LARGE = 8, 0  # tiles of one feature: the arithmetic is that of wide pictures, the tests stay quick
 
 
 PRODUCTS = [PerMember(), TiledWherePossible(), Batched()] + ([PerMemberOneDNN()] if _has_onednn() else [])
@@ -206,6 +206,30 @@ def test_dead_units_are_those_that_no_sample_activates():
         assert engine.dead().tolist() == [[pytest.approx(2 / 3)]]
         engine.evaluate(torch.tensor([[-1.0, 0]]), torch.tensor([0]))
         assert engine.dead().tolist() == [[pytest.approx(1 / 3)]]
+
+
+@pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="of MKL's products alone")
+@pytest.mark.parametrize("hidden", [(64, 128), (1024, 37), ()])
+@pytest.mark.parametrize("features", [784, 3072, 12288])
+def test_same_bits_on_any_number_of_threads(hidden: tuple[int, ...], features: int):
+    runs = [member(r, 0.01, seed, hidden, (0.9, False, 0.01)) for seed, r in enumerate((1.0, 2.0))]
+    ended = []
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 2, 5, 16):
+            torch.set_num_threads(count)
+            engine = StackedEngine(runs, features, 72, CPU, products=PerMemberTiled())
+            figures = []
+            for step, size in enumerate((64, 256, 4)):
+                x_BD, y_B = batch(size, features, 72, step)
+                figures += [engine.step(x_BD, y_B)[0], engine.grad_norm(x_BD)]
+                engine.start_evaluation()
+                figures.append(engine.evaluate(x_BD, y_B)[0])
+            ended.append([*figures, *(w for m in (0, 1) for w in engine.state(m).values())])
+    finally:
+        torch.set_num_threads(threads)
+    for other in ended[1:]:
+        assert all(map(same, ended[0], other))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -7,11 +7,24 @@ Elsewhere the members go in one batched call.
 Shapes: M members, B batch, I inputs, O outputs of a layer. h is h_BI, one for all, or h_MBI, one a member.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """What is computed inside has the bits of one thread, however many there are."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # a quarter of a microsecond
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class Members:
@@ -31,7 +44,7 @@ class Members:
         flat = torch.zeros(members, padded, dtype=dtype, device=device)[:, :count]
         self.all = flat.view(members, *shape[::-1]).mT if transposed else flat.view(members, *shape)
         self.each = list(self.all.unbind())
-        self.each_t = [part.t() for part in self.each]
+        self.each_t = [one.t() for one in self.each]
 
 
 class Products(Protocol):
@@ -70,34 +83,56 @@ class PerMember:
 
 
 class PerMemberTiled(PerMember):
-    """The large products (one input for all members) as batched ones over TILES parts of the input's features.
+    """Every product by one thread, the large ones cut into tiles of features that all threads share.
 
-    With MKL a fifth faster at batches of 64, where one product of so many features by so few rows leaves the cache.
+    So the bits are the same on any number of threads; and with MKL it is a fifth faster at batches of 64, where one
+    product of so many features by so few rows leaves the cache.
     """
 
     name = "tiled bmm"
-    TILES, MIN_FEATURES, MAX_BATCH = 8, 2048, 128  # no slower inside these bounds; they see no number of members
+    TILES, MIN_FEATURES, LARGE = 8, 512, 4 << 20  # multiplications; below, a tile is too small to be worth a thread
 
     def forward(self, h: Tensor | Members, w_MOI: Members, b_MO: Members, z_MBO: Members) -> None:
-        if isinstance(h, Members) or not self._pays(h):
-            return super().forward(h, w_MOI, b_MO, z_MBO)
-        h_TBI = h.view(len(h), self.TILES, -1).transpose(0, 1)
-        for w_TIO, b_O, z_BO in zip(self._tiles(w_MOI), b_MO.each, z_MBO.each, strict=True):
-            torch.sum(torch.bmm(h_TBI, w_TIO), 0, out=z_BO).add_(b_O)
+        tiles = self._tiles(z_MBO, w_MOI)
+        if tiles == 1:
+            with one_thread():
+                return super().forward(h, w_MOI, b_MO, z_MBO)
+        for h_BI, w_IO, b_O, z_BO in zip(_inputs(h, w_MOI), w_MOI.each_t, b_MO.each, z_MBO.each, strict=True):
+            h_TBI = h_BI.view(len(h_BI), tiles, -1).transpose(0, 1)
+            z_TBO = torch.bmm(h_TBI, w_IO.view(tiles, -1, w_IO.shape[1]))
+            with one_thread():
+                torch.sum(z_TBO, 0, out=z_BO).add_(b_O)
+
+    def backward(self, dz_MBO: Members, w_MOI: Members, dh_MBI: Members) -> None:
+        tiles = self._tiles(dz_MBO, w_MOI)
+        if tiles == 1:
+            with one_thread():
+                return super().backward(dz_MBO, w_MOI, dh_MBI)
+        for dz_BO, w_IO, dh_BI in zip(dz_MBO.each, w_MOI.each_t, dh_MBI.each, strict=True):
+            w_TOI = w_IO.view(tiles, -1, w_IO.shape[1]).mT
+            dh_TBI = torch.bmm(dz_BO.expand(tiles, *dz_BO.shape), w_TOI)
+            dh_BI.view(len(dh_BI), tiles, -1).copy_(dh_TBI.transpose(0, 1))
 
     def accumulate(self, w_MOI: Members, dz_MBO: Members, h: Tensor | Members, alpha: float) -> None:
-        if isinstance(h, Members) or not self._pays(h):
-            return super().accumulate(w_MOI, dz_MBO, h, alpha)
-        h_TIB = h.view(len(h), self.TILES, -1).permute(1, 2, 0)
-        for w_TIO, dz_BO in zip(self._tiles(w_MOI), dz_MBO.each, strict=True):
-            w_TIO.baddbmm_(h_TIB, dz_BO.expand(self.TILES, *dz_BO.shape), alpha=alpha)
+        tiles = self._tiles(dz_MBO, w_MOI)
+        if tiles == 1:
+            with one_thread():
+                return super().accumulate(w_MOI, dz_MBO, h, alpha)
+        for h_BI, w_IO, dz_BO in zip(_inputs(h, w_MOI), w_MOI.each_t, dz_MBO.each, strict=True):
+            h_TIB = h_BI.view(len(h_BI), tiles, -1).permute(1, 2, 0)
+            w_TIO = w_IO.view(tiles, -1, w_IO.shape[1])
+            w_TIO.baddbmm_(h_TIB, dz_BO.expand(tiles, *dz_BO.shape), alpha=alpha)
 
-    def _pays(self, h_BI: Tensor) -> bool:
-        batch, features = h_BI.shape
-        return batch <= self.MAX_BATCH and features >= self.MIN_FEATURES and features % self.TILES == 0
+    def accumulate_bias(self, b_MO: Members, dz_MBO: Members, alpha: float) -> None:
+        with one_thread():
+            super().accumulate_bias(b_MO, dz_MBO, alpha)
 
-    def _tiles(self, w_MOI: Members) -> list[Tensor]:
-        return [w_IO.view(self.TILES, -1, w_IO.shape[1]) for w_IO in w_MOI.each_t]
+    def _tiles(self, z_MBO: Members, w_MOI: Members) -> int:
+        """By the shape of one member's product alone, since it decides the last bits: nothing of its company."""
+        rows, (outputs, features) = z_MBO.all.shape[1], w_MOI.all.shape[1:]
+        if features < self.MIN_FEATURES or rows * features * outputs < self.LARGE:
+            return 1
+        return next(tiles for tiles in range(self.TILES, 0, -1) if features % tiles == 0)
 
 
 class PerMemberOneDNN(PerMember):

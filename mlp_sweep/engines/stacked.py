@@ -17,7 +17,7 @@ from .. import config, model
 from ..activations import family
 from . import kernels
 from .graphs import Captured
-from .kernels import Members
+from .kernels import Members, one_thread
 
 
 @dataclass
@@ -104,12 +104,13 @@ class StackedEngine:
         """
         work = self._workspace(len(x_BD))
         wide = torch.float32 if self.device.type == "mps" else torch.float64  # which MPS has not
-        inputs = x_BD @ x_BD.t() + 1
         squares = []
-        for member in range(self.members):
-            grams = [inputs, *(h.each[member] @ h.each_t[member] + 1 for h in work.h)]
-            pairs = zip(grams, (dz.each[member] @ dz.each_t[member] for dz in work.dz), strict=True)
-            squares.append(sum((h_BB.to(wide) * dz_BB.to(wide)).sum() for h_BB, dz_BB in pairs))
+        with one_thread():
+            inputs = x_BD @ x_BD.t() + 1
+            for member in range(self.members):
+                grams = [inputs, *(h.each[member] @ h.each_t[member] + 1 for h in work.h)]
+                pairs = zip(grams, (dz.each[member] @ dz.each_t[member] for dz in work.dz), strict=True)
+                squares.append(sum((h_BB.to(wide) * dz_BB.to(wide)).sum() for h_BB, dz_BB in pairs))
         scale_M = self.lr_M11.flatten().to(wide) if self.optimizer.momentum == 0 else 1.0
         return torch.stack(squares).clamp_min(0).sqrt() / scale_M
 
