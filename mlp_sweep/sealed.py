@@ -8,12 +8,14 @@ import errno
 import hashlib
 import json
 import os
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 SEAL = "seal"
+DTYPES = {"float32": "F32", "float64": "F64", "int64": "I64"}  # NumPy's name and that of safetensors
 DAMAGED = "damaged: its content does not fit its checksum"
 
 
@@ -28,14 +30,14 @@ def naming(path: Path) -> Iterator[None]:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-def replace(path: Path, data: bytes, sync: bool = True) -> None:
+def replace(path: Path, *data: bytes | memoryview, sync: bool = True) -> None:
     """Puts a whole file in place of another: under another name first, on the disk, then renamed."""
     partial = path.with_name(f"{path.name}.partial")
     with naming(path):
         try:
             partial.unlink(missing_ok=True)  # a killed process's, or a link
             with open(partial, "xb") as file:
-                file.write(data)
+                file.writelines(data)
                 if sync:
                     file.flush()
                     os.fsync(file.fileno())
@@ -64,7 +66,7 @@ def read(path: Path) -> bytes:
 
 def write_record(path: Path, record: dict[str, Any], sync: bool = True) -> None:
     sealed = record | {SEAL: _seal(record)}
-    replace(path, (json.dumps(sealed, indent=1) + "\n").encode(), sync)
+    replace(path, (json.dumps(sealed, indent=1) + "\n").encode(), sync=sync)
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -87,12 +89,19 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def write_arrays(path: Path, arrays: dict[str, Any], about: dict[str, Any]) -> None:
-    """NumPy arrays by name, and plain values about them."""
-    from safetensors.numpy import save  # a quarter second that --help need not wait
+    """NumPy arrays by name, and plain values about them, in the format of safetensors.
 
+    Not by its own `save`, which copies everything twice and, where memory is short, never returns.
+    """
     text = json.dumps(about, sort_keys=True)
-    # One key: safetensors writes several in an order of its own at every start.
-    replace(path, save(arrays, {"mlp_sweep": json.dumps({"about": text, SEAL: _digest(arrays, text)})}))
+    header: dict[str, Any] = {"__metadata__": {"mlp_sweep": json.dumps({"about": text, SEAL: _digest(arrays, text)})}}
+    end = 0
+    for name, array in arrays.items():
+        start, end = end, end + array.nbytes
+        header[name] = {"dtype": DTYPES[array.dtype.name], "shape": array.shape, "data_offsets": [start, end]}
+    head = json.dumps(header).encode()
+    head += b" " * (-len(head) % 8)  # the numbers begin at a multiple of their size
+    replace(path, struct.pack("<Q", len(head)), head, *map(_bytes, arrays.values()))
 
 
 def read_arrays(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -134,5 +143,9 @@ def _digest(arrays: dict[str, Any], about: str) -> str:
     digest = hashlib.sha256(about.encode())
     for name, array in sorted(arrays.items()):
         digest.update(f"\0{name}\0{array.dtype}\0{array.shape}\0".encode())
-        digest.update(memoryview(array).cast("B") if array.flags.c_contiguous else array.tobytes())
+        digest.update(_bytes(array))
     return digest.hexdigest()
+
+
+def _bytes(array: Any) -> bytes | memoryview:
+    return memoryview(array).cast("B") if array.flags.c_contiguous else array.tobytes()
