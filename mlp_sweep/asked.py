@@ -14,11 +14,12 @@ JOBS = "jobs.json"
 
 def run(path: Path, settings: dict[str, Any]) -> None:
     """Notes what a directory is for before anything else is in it, so that it can be taken up from then on."""
-    if not run_dir.is_run(path):
-        path.mkdir(parents=True, exist_ok=True)
-        sealed.write_record(
-            path / run_dir.STATUS, {"state": "waiting", "outcome": None, "epoch": 0, "settings": settings}
-        )
+    if run_dir.is_run(path):
+        return
+    with run_dir.RunDir(path).lock():
+        if not run_dir.is_run(path):  # another process may have been asked for the same directory
+            waiting = {"state": "waiting", "outcome": None, "epoch": 0, "settings": settings}
+            sealed.write_record(path / run_dir.STATUS, waiting)
 
 
 def sweep(path: Path, wanted: dict[Path, dict[str, Any]]) -> None:

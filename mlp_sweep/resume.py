@@ -126,11 +126,11 @@ def close(path: Path, errors: dict[Path, Exception], is_sweep: bool) -> bool:
         console.result(f"records: {console.shown(path)}")
         console.result(f"charts:  python -m mlp_sweep.report {console.shown(path)}")
     elif trained:
-        from . import report
-
         try:
+            from . import report
+
             console.result(f"report: {console.shown(report.write([path], path / 'report'))}")
-        except (ValueError, OSError, MemoryError) as error:
+        except (ValueError, OSError, MemoryError, ImportError) as error:  # no room for a library is an ImportError
             console.error(f"no report: {config.one_line(error)}")
             return False
     return not failed

@@ -44,7 +44,7 @@ class RunDir:
         from filelock import FileLock, Timeout  # like safetensors: a quarter second that --help need not wait
 
         self.path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.path / LOCK, timeout=0)
+        lock = FileLock(self.path / LOCK, timeout=0.5)  # s, for one who only notes what it was asked for
         try:
             lock.acquire()
         except Timeout as error:
