@@ -97,7 +97,7 @@ def main(argv: list[str] | None = None) -> None:
             watch(args.paths, out, args.watch, args.baseline)
         else:
             print(f"report: {write(args.paths, out, args.baseline) / 'report.html'}")
-    except (ValueError, OSError, MemoryError) as error:
+    except (ValueError, OSError, MemoryError, ImportError) as error:  # no room for a library is an ImportError
         sys.exit(f"mlp_sweep.report: {config.one_line(error)}")
 
 
