@@ -17,6 +17,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 
 from mlp_sweep import cli, config, plan, record, workers
+from mlp_sweep.events import Epoch, Event, Started
 from mlp_sweep.run_dir import RunDir
 
 assert cli  # its import registers the schema with Hydra
@@ -49,13 +50,13 @@ class Timed:
 
         RunDir.checkpoint = checkpoint
 
-    def __call__(self, happenings: Iterator[record.Event], members: int) -> Iterator[record.Event]:
+    def __call__(self, happenings: Iterator[Event], members: int) -> Iterator[Event]:
         started = time.perf_counter()
         for event in happenings:
             yield event  # and is gone on from when it has been recorded
-            if isinstance(event, record.Started):
+            if isinstance(event, Started):
                 started = time.perf_counter()
-            if isinstance(event, record.Epoch) and event.row.slot == members - 1:
+            if isinstance(event, Epoch) and event.row.slot == members - 1:
                 self.epochs.append(time.perf_counter() - started)
                 self.checkpoints.append(self._inside)
                 self._inside, started = 0.0, time.perf_counter()
@@ -75,7 +76,7 @@ def main() -> None:
             jobs.append(plan.job(run, Path(folder) / f"{number}"))
         [stack] = plan.stacks(jobs, None, plan.free_memory())
         timed = Timed()
-        results = list(record.record(stack, timed(workers._events(stack), args.members)))
+        results = list(record.record(stack, timed(workers.events(stack), args.members)))
         size = stack.bytes / 1e6
     assert not any(result.error for result in results), results
     without, with_them = timed.epochs[2::2], timed.epochs[3::2]  # less a round to warm up

@@ -23,6 +23,7 @@ from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from . import asked, config, console, plan, resume, run_dir
+from .workers import Workers, train_jobs
 
 for (group, name), schema in config.SCHEMAS.items():
     ConfigStore.instance().store(group=group, name=name, node=schema, provider="mlp_sweep")
@@ -97,8 +98,6 @@ def _task(cfg: DictConfig) -> float:
     if job.run.dry_run:
         console.result(plan.listing(planned))
         return 0.0
-    from .workers import Workers, train_jobs  # imports torch
-
     [result] = train_jobs([job], planned, Workers())
     alone = HydraConfig.get().mode == RunMode.RUN
     if result.error:
@@ -121,10 +120,8 @@ def _batch(
         raise ValueError(
             f"{path}: the directory of two jobs; set another name, hydra.sweep.subdir='${{hydra.job.num}}'"
         )
-    from .workers import Workers, train_jobs  # not before the checks: it imports torch
-
     workers = Workers(**{key: value for key, value in launcher.items() if key != "max_members"})
-    planned = plan.stacks(jobs, launcher["max_members"], plan.free_memory(), workers.at_once)
+    planned = plan.stacks(jobs, launcher["max_members"], plan.free_memory(), workers.at_once([job.run for job in jobs]))
     console.notice(plan.describe(planned, jobs))
     if any(job.run.dry_run for job in jobs):
         console.result(plan.listing(planned))
@@ -132,6 +129,7 @@ def _batch(
     sweep_dir = Hooks.sweep_dir
     assert sweep_dir is not None
     asked.sweep(sweep_dir, {job.path: asdict(job.run) for job in jobs})
+    workers.prepare(planned)
     for number in range(len(jobs)):
         open_job(number)
     results = train_jobs(jobs, planned, workers)

@@ -7,7 +7,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -27,7 +27,20 @@ def notice(text: str) -> None:
     """One line to the user, once."""
     if text not in _said:
         _said.add(text)
-        _err.print(f"mlp_sweep: {text}", markup=False)
+        _show(text)
+
+
+def _print_notice(text: str) -> None:
+    _err.print(f"mlp_sweep: {text}", markup=False)
+
+
+_show = _print_notice
+
+
+def pass_on(notices: Callable[[str], None]) -> None:
+    """Notices go there from now on: in a process whose terminal is another's."""
+    global _show
+    _show = notices
 
 
 def error(text: str) -> None:

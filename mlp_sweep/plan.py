@@ -57,6 +57,7 @@ class Stack:
 
     members: list[Member]
     stackable: bool  # by the closed-form engine; else one member, through autograd
+    place: str = ""  # among the stacks of a sweep
 
     @property
     def run(self) -> config.Run:
@@ -74,9 +75,10 @@ class Stack:
     @property
     def name(self) -> str:
         if len(self.members) > 1:
-            return f"{len(self.members)} runs"
+            return f"{self.place}{len(self.members)} runs"
         activation = self.run.activation
-        return activation.name + (f" r={activation.r:g}" if activation.name in config.WITH_SLOPE else "")
+        slope = f" r={activation.r:g}" if activation.name in config.WITH_SLOPE else ""
+        return f"{self.place}{activation.name}{slope}"
 
     @property
     def bytes(self) -> int:
@@ -107,8 +109,10 @@ def stacks(jobs: Sequence[Job], max_members: int | None, free_bytes: int, at_onc
         fits = max(1, int(FREE_SHARE * free_bytes / at_once) // member_bytes(group[0].run))
         parts = -(-len(group) // min(fits, max_members or fits))
         parts = min(max(parts, -(-at_once // len(groups))), len(group))
-        size = -(-len(group) // parts)
-        planned += [Stack(group[start : start + size], stackable(group[0].run)) for start in range(0, len(group), size)]
+        # Dealt out, since neighbours often share their fate: of a sweep's slopes the last are the first to diverge.
+        planned += [Stack(group[part::parts], stackable(group[0].run)) for part in range(parts)]
+    for number, stack in enumerate(planned, 1):
+        stack.place = f"stack {number}/{len(planned)}, " if len(planned) > 1 else ""
     return planned
 
 

@@ -10,19 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from . import run_dir
 from .config import one_line
+from .events import Ended, Epoch, Event, Started
 from .plan import Member, Stack
 from .run_dir import RunDir, read_metrics
-from .train import Row
-from .weights import TrainedOn
 
 COLLAPSED_LOSS = 0.95  # of ln C: a run that ends above it has learned next to nothing ...
 COLLAPSED_DEAD = 0.5  # ... and has collapsed if this share of some hidden layer's units is dead
-
-State = dict[str, np.ndarray]  # parameters, and what the optimizer keeps, by name
 
 
 @dataclass
@@ -33,36 +28,6 @@ class Result:
     outcome: str | None = None
     objective: float = 0.0
     error: Exception | None = None
-
-
-@dataclass
-class Started:
-    """What a stack's records begin with: the columns of metrics.csv, each member's status, lines for the logs."""
-
-    columns: list[str]
-    about: list[dict[str, Any]]
-    notes: list[str]
-
-
-@dataclass
-class Epoch:
-    """One member's epoch and where it stands after it; the state may change once the event is dealt with."""
-
-    row: Row
-    state: State
-
-
-@dataclass
-class Ended:
-    """A member's last word; `weights` are its parameters alone."""
-
-    member: int
-    weights: State
-    stateful: bool  # whether going on would need more than the weights
-    trained_on: TrainedOn
-
-
-Event = Started | Epoch | Ended
 
 
 def record(stack: Stack, happenings: Iterator[Event]) -> Iterator[Result]:
@@ -89,17 +54,22 @@ def record(stack: Stack, happenings: Iterator[Event]) -> Iterator[Result]:
                             yield _end(directory, event)
                         left.discard(event.member)
         except KeyboardInterrupt:
-            for directory in (directory for member in left for directory in records[member]):
-                directory.stop("stopped", "interrupted")
+            for member in left:
+                for directory in records[member]:
+                    _stop(directory, stack.members[member], "stopped", "interrupted")
             raise
         except Exception as raised:
             error = _plain(raised, stack)
             for member in left:
                 for directory in records[member]:
-                    # Before it started a run has no settings in its status yet, and the report wants them.
-                    directory.status.setdefault("settings", dataclasses.asdict(stack.members[member].run))
-                    directory.stop("failed", one_line(error), traceback.format_exc())
+                    _stop(directory, stack.members[member], "failed", one_line(error), traceback.format_exc())
                     yield Result(directory.path, error=error)
+
+
+def _stop(directory: RunDir, member: Member, state: str, reason: str, trace: str | None = None) -> None:
+    # Before it started a run has no settings in its status yet, and whoever resumes or reports it wants them.
+    directory.status.setdefault("settings", dataclasses.asdict(member.run))
+    directory.stop(state, reason, trace)
 
 
 def _plain(error: Exception, stack: Stack) -> Exception:

@@ -8,6 +8,7 @@ from typing import Any
 
 from . import asked, config, console, plan, run_dir
 from .plan import Job
+from .workers import Workers, train_jobs
 
 MAY_CHANGE = (
     "epochs",
@@ -40,11 +41,10 @@ def resume(path: Path, changes: list[str]) -> None:
     if not wanted:
         raise ValueError(f"{path}: {'no run in it' if path.is_dir() else 'no such folder'}")
     jobs = [job(folder, settings, changes) for folder, settings in wanted.items()]
-    from .workers import Workers, train_jobs  # imports torch
-
-    planned = plan.stacks(jobs, None, plan.free_memory())
+    workers = Workers()
+    planned = plan.stacks(jobs, None, plan.free_memory(), workers.at_once([job.run for job in jobs]))
     console.notice(plan.describe(planned, jobs))
-    results = train_jobs(jobs, planned, Workers())
+    results = train_jobs(jobs, planned, workers)
     errors = {result.path: result.error for result in results if result.error}
     if not close(path, errors, is_sweep=list(wanted) != [path]):
         sys.exit(1)

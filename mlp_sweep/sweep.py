@@ -9,8 +9,9 @@ import torch
 
 from . import config, console, engines, provenance
 from .data import Arrays, Batches, load
+from .engines import kernels
+from .events import Ended, Epoch, Event, Started, State
 from .plan import Stack
-from .record import Ended, Epoch, Event, Started, State
 from .run_dir import FIGURES
 from .train import fit
 from .weights import TrainedOn
@@ -56,6 +57,12 @@ def events(stack: Stack, progress: console.Progress, bar: console.Bar) -> Iterat
             if row.epoch == run.epochs or (row.diverged_at and not stay):
                 yield ended(row.member, row.slot)
         bar.say(f"epoch {rows[0].epoch}/{run.epochs}")
+
+
+def share_threads(threads: int) -> None:
+    """Leaves the other cores to other processes, where no bit of the numbers comes of it."""
+    if kernels.choose(torch.device("cpu")).any_threads:
+        torch.set_num_threads(threads)
 
 
 def find_device(name: str) -> torch.device:

@@ -6,29 +6,12 @@ Shapes: M members, S steps of an epoch, L hidden layers.
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 
 from .data.batches import Batches, order
 from .engines import Engine
-
-
-@dataclass
-class Row:
-    """One member's epoch. Figures of a member that left the finite numbers are NaN."""
-
-    member: int  # as numbered when training began
-    slot: int  # where it is in the engine now
-    epoch: int
-    train_loss: float
-    train_accuracy: float
-    val_loss: float
-    val_accuracy: float
-    grad_norm: float  # of the epoch's last batch, before its update
-    dead: list[float]  # by hidden layer, share of units that no validation sample activates
-    seconds: float  # wall time of the whole stack's epoch, training and validation
-    diverged_at: int | None  # the step (from 1) of the member's first loss not finite; one past the last: validation's
+from .events import Row
 
 
 def fit(

@@ -1,23 +1,27 @@
-"""Where stacks train: here one after another, in processes of this machine, or on a Ray cluster.
+"""Where stacks train: in this process or several of this machine, through joblib, or on a Ray cluster.
 
 Wherever a stack trains, a worker that dies takes no other stack's results with it.
 """
 
 import logging
-import os
-import traceback
-from collections.abc import Callable, Iterator
+import platform
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from . import console, run_dir, sweep
+from . import config, console, plan, processes, run_dir
+from .events import Event
 from .plan import Job, Stack
-from .record import Event, Result, objective, record
+from .record import Result, objective, record
 
 BACKENDS = {"local": None, "loky": "joblib", "ray": "ray"}  # and the package that each needs
+ACCELERATORS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # NVIDIA's, the same under Windows, AMD's
+
+PROCESS_BYTES = 2 * 10**8  # what one more takes besides its members; measured, less than half of it
 
 
 @dataclass
@@ -25,7 +29,7 @@ class Workers:
     """The launcher's settings of the same names. ValueError where they cannot be served."""
 
     backend: str = "local"
-    workers: int | None = None  # stacks at a time; None: one a core (loky), as many as there is room for (ray)
+    workers: int | None = None  # stacks at a time; None: one a core where that pays, as many as there is room for (ray)
     address: str | None = None  # of a running Ray cluster; None: one for this command, on this machine
 
     def __post_init__(self) -> None:
@@ -33,38 +37,47 @@ class Workers:
             raise ValueError(f"hydra.launcher.backend={self.backend}: must be one of {', '.join(BACKENDS)}")
         if self.workers is not None and self.workers < 1:
             raise ValueError(f"hydra.launcher.workers={self.workers}: must be 1 or more")
+        if self.backend == "local" and self.workers not in (None, 1) and not processes.AVAILABLE:
+            raise ValueError(f"hydra.launcher.workers={self.workers}: on this system with hydra.launcher.backend=loky")
         package = BACKENDS[self.backend]
         if package and find_spec(package) is None:
             extra = f"pip install 'mlp-sweep[{package}]'"
             raise ValueError(f"hydra.launcher.backend={self.backend}: needs {package}, which is not there: {extra}")
 
-    @property
-    def at_once(self) -> int:
+    def at_once(self, runs: Sequence[config.Run]) -> int:
         """Stacks that train at the same time, as far as is known before they start."""
-        return 1 if self.backend == "local" else self.workers or os.cpu_count() or 1
+        if self.workers:
+            return self.workers
+        if self.backend == "local" and not all(_shares_cores(run) for run in runs):
+            return 1
+        room = int(plan.FREE_SHARE * plan.free_memory()) // PROCESS_BYTES
+        return max(1, min(processes.cores(), room))
+
+    def prepare(self, planned: list[Stack]) -> None:
+        """Begins with what training will take, while there is other work to do first."""
+        if self.backend == "local" and self._together(planned) > 1:
+            processes.warm()
 
     def train(self, planned: list[Stack]) -> Iterator[Result]:
         """Trains every stack; yields each job's result as it ends."""
         return {"local": self._local, "loky": self._loky, "ray": self._ray}[self.backend](planned)
 
     def _local(self, planned: list[Stack]) -> Iterator[Result]:
-        for stack in planned:
-            yield from _here(stack)
+        at_once = self._together(planned)
+        if at_once == 1:
+            for stack in planned:
+                yield from record(stack, events(stack))
+        else:
+            yield from _in_processes(planned, processes.Processes(len(planned), at_once))
+
+    def _together(self, planned: list[Stack]) -> int:
+        return min(self.at_once([stack.run for stack in planned]), len(planned))
 
     def _loky(self, planned: list[Stack]) -> Iterator[Result]:
-        threads = max(1, (os.cpu_count() or 1) // min(self.at_once, len(planned)))
+        from joblib.externals.loky.backend import get_context  # pyright: ignore[reportMissingTypeStubs]
 
-        def in_a_process(stack: Stack) -> list[Result]:
-            from joblib.externals.loky import ProcessPoolExecutor  # pyright: ignore[reportMissingTypeStubs]
-
-            try:
-                # A pool of its own: when the process is killed, no other stack's pool is broken.
-                with ProcessPoolExecutor(1, env={"OMP_NUM_THREADS": str(threads)}) as pool:
-                    return pool.submit(_all_here, stack).result()
-            except Exception as error:
-                return [_lost(path, error) for member in stack.members for path in member.paths]
-
-        yield from _in_threads(in_a_process, planned, self.at_once)
+        at_once = self._together(planned)
+        yield from _in_processes(planned, processes.Processes(len(planned), at_once, get_context("loky")))
 
     def _ray(self, planned: list[Stack]) -> Iterator[Result]:
         import ray  # pyright: ignore[reportMissingImports]
@@ -72,7 +85,7 @@ class Workers:
         ray.init(address=self.address, log_to_driver=False, logging_level=logging.ERROR)
         try:
             # Events stream to this process, which writes the records: no shared file system is needed.
-            remote = ray.remote(max_retries=0, num_returns="streaming")(_events)
+            remote = ray.remote(max_retries=0, num_returns="streaming")(events)
 
             def remote_events(stack: Stack) -> Iterator[Event]:
                 load_states(stack)  # here, where the files are
@@ -80,10 +93,7 @@ class Workers:
                 for reference in references:
                     yield ray.get(reference)
 
-            def on_the_cluster(stack: Stack) -> list[Result]:
-                return list(record(stack, remote_events(stack)))
-
-            yield from _in_threads(on_the_cluster, planned, self.workers or len(planned))
+            yield from _in_threads(remote_events, planned, self.workers or len(planned))
         finally:
             ray.shutdown()
 
@@ -106,44 +116,52 @@ def load_states(stack: Stack) -> None:
             member.state = run_dir.load_state(member.standing.source)
 
 
-def _in_threads(train: Callable[[Stack], list[Result]], planned: list[Stack], at_once: int) -> Iterator[Result]:
+def _in_processes(planned: list[Stack], pool: processes.Processes) -> Iterator[Result]:
+    def happenings(stack: Stack) -> Iterator[Event]:
+        load_states(stack)
+        yield from pool.events(stack)
+
+    yield from _in_threads(happenings, planned, pool.at_once, pool.stop)
+
+
+def _in_threads(
+    happenings: Callable[[Stack], Iterator[Event]],
+    planned: list[Stack],
+    at_once: int,
+    stop: Callable[[], None] = lambda: None,
+) -> Iterator[Result]:
+    """Records what comes from elsewhere, `at_once` stacks at a time, all by this process."""
+
+    def recorded(stack: Stack) -> list[Result]:
+        return list(record(stack, happenings(stack)))
+
     with ThreadPoolExecutor(at_once) as threads:
-        futures = [threads.submit(train, stack) for stack in planned]
+        futures = [threads.submit(recorded, stack) for stack in planned]
         try:
             for ended in as_completed(futures):
                 yield from ended.result()
         finally:
+            stop()
             threads.shutdown(cancel_futures=True)
 
 
-def _here(stack: Stack) -> Iterator[Result]:
-    yield from record(stack, _events(stack))
+def events(stack: Stack) -> Iterator[Event]:
+    """By this process."""
+    from . import sweep  # imports torch, which a process that only records does without
 
-
-def _all_here(stack: Stack) -> list[Result]:
-    return list(_here(stack))
-
-
-def _events(stack: Stack) -> Iterator[Event]:
     load_states(stack)
     progress = console.Progress()
     with progress.task(stack.name, None, "samples") as bar:
         yield from sweep.events(stack, progress, bar)
 
 
+def _shares_cores(run: config.Run) -> bool:
+    """Whether a run trains on the CPU, in a form that has the same bits on one core as on all. Without torch to ask."""
+    on_cpu = run.device == "cpu" or (run.device == "auto" and not any(Path(path).exists() for path in ACCELERATORS))
+    plain = sys.platform == "linux" and platform.machine() == "x86_64" and processes.AVAILABLE
+    return on_cpu and plain and run.matmul_precision == "highest" and plan.stackable(run)
+
+
 def _finished(path: Path) -> Result:
     status = run_dir.read_status(path)
     return Result(path, status.get("outcome"), objective((status.get("final") or {}).get("val_accuracy")))
-
-
-def _lost(path: Path, error: Exception) -> Result:
-    """The result of a run whose worker is gone: what it had finished stands, what it had not is marked as failed."""
-    directory = run_dir.RunDir(path)
-    if run_dir.is_run(path):
-        directory.status = run_dir.read_status(path)
-        if directory.status.get("state") == "finished":
-            return _finished(path)
-    reason = f"its worker ended before it did ({type(error).__name__})"
-    with directory.lock():
-        directory.stop("failed", reason, "".join(traceback.format_exception(error)))
-    return Result(path, error=RuntimeError(reason))

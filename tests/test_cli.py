@@ -133,8 +133,19 @@ def test_hydras_basic_launcher_trains_the_same(tmp_path: Path):
         assert (run / run_dir.WEIGHTS).read_bytes() == (twin / run_dir.WEIGHTS).read_bytes()
 
 
+def test_the_plan_has_a_stack_a_core(tmp_path: Path):
+    for cores, stacks in (("1", "7"), ("3", "3 + 2 + 2"), ("16", "1 + 1 + 1 + 1 + 1 + 1 + 1")):
+        done = command(tmp_path, "--multirun", "seed=range(7)", "dry_run=true", OMP_NUM_THREADS=cores)
+        assert f"trained in stacks of {stacks}\n" in done.stderr
+    done = command(
+        tmp_path, "--multirun", "seed=range(7)", "matmul_precision=high", "dry_run=true", OMP_NUM_THREADS="3"
+    )
+    assert "trained in stacks of 7\n" in done.stderr  # its last bits depend on the number of threads
+
+
 def test_dry_run_shows_the_plan_and_trains_nothing(tmp_path: Path):
-    done = command(tmp_path, "--multirun", "activation=relu,scaled", "activation.r=2,62", "dry_run=true")
+    done = command(tmp_path, "--multirun", "activation=relu,scaled", "activation.r=2,62", "dry_run=true",
+                   OMP_NUM_THREADS="1")  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "3 members" in done.stdout and "equal" in done.stdout
     assert not run_dir.find_runs(tmp_path)

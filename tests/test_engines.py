@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mlp_sweep import config, model
 from mlp_sweep.engines import ReferenceEngine, StackedEngine
-from mlp_sweep.engines.kernels import Batched, PerMember, PerMemberOneDNN, PerMemberTiled, _has_onednn
+from mlp_sweep.engines.kernels import Batched, PerMember, PerMemberOneDNN, PerMemberTiled, Products, _has_onednn
 
 CPU = torch.device("cpu")
 BASE = make_run()
@@ -209,16 +209,18 @@ def test_dead_units_are_those_that_no_sample_activates():
 
 
 @pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="of MKL's products alone")
+@pytest.mark.parametrize("products", [PerMemberTiled(), PerMemberOneDNN()], ids=lambda products: products.name)
 @pytest.mark.parametrize("hidden", [(64, 128), (1024, 37), ()])
 @pytest.mark.parametrize("features", [784, 3072, 12288])
-def test_same_bits_on_any_number_of_threads(hidden: tuple[int, ...], features: int):
+def test_same_bits_on_any_number_of_threads(products: Products, hidden: tuple[int, ...], features: int):
+    assert products.any_threads
     runs = [member(r, 0.01, seed, hidden, (0.9, False, 0.01)) for seed, r in enumerate((1.0, 2.0))]
     ended = []
     threads = torch.get_num_threads()
     try:
         for count in (1, 2, 5, 16):
             torch.set_num_threads(count)
-            engine = StackedEngine(runs, features, 72, CPU, products=PerMemberTiled())
+            engine = StackedEngine(runs, features, 72, CPU, products=products)
             figures = []
             for step, size in enumerate((64, 256, 4)):
                 x_BD, y_B = batch(size, features, 72, step)

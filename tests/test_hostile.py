@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_up import write_run
 
-from mlp_sweep import aggregate, asked, config, plan, report, resume, run_dir, sealed, workers
+from mlp_sweep import aggregate, asked, config, plan, record, report, resume, run_dir, sealed, workers
 
 SCRIPT = '"><script>alert(1)</script><img src=x onerror=alert(2)>'
 
@@ -35,7 +35,7 @@ def once(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Path:
     sweep = tmp_path_factory.mktemp("once") / "sweep"
     run = make_run(*SMALL, f"data_dir={data_dir}", "epochs=1", "model.hidden=[8]", "optimizer.momentum=0.9")
     [stack] = plan.stacks([plan.job(run, sweep / "run")], None, 2**40)
-    list(workers._here(stack))
+    list(record.record(stack, workers.events(stack)))
     asked.sweep(sweep, {sweep / "run": run_dir.read_status(sweep / "run")["settings"]})
     return sweep
 

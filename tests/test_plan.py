@@ -40,7 +40,14 @@ def test_every_job_is_planned_once_whatever_the_limit(small_run):
         planned = plan.stacks(runs, limit, PLENTY)
         assert all(len(stack.members) <= (limit or 10) for stack in planned)
         assert sorted(path.name for s in planned for m in s.members for path in m.paths) == sorted(map(str, range(10)))
-    assert [len(stack.members) for stack in plan.stacks(runs, 4, PLENTY)] == [4, 4, 2]
+    assert [len(stack.members) for stack in plan.stacks(runs, 4, PLENTY)] == [4, 3, 3]
+
+
+def test_neighbours_are_dealt_to_different_stacks(small_run):
+    """One core must not get all slopes that diverge."""
+    runs = jobs(*(small_run("activation=scaled", f"activation.r={r}") for r in (2, 3, 62, 63)))
+    slopes = [[m.run.activation.r for m in s.members] for s in plan.stacks(runs, None, PLENTY, at_once=2)]
+    assert slopes == [[2, 62], [3, 63]]
 
 
 def test_a_group_too_large_for_memory_is_split(small_run):

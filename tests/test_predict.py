@@ -29,7 +29,7 @@ MODELS = {
 
 def train(run: config.Run, folder: Path) -> Path:
     for stack in plan.stacks([plan.job(run, folder)], None, 2**40):
-        list(record.record(stack, workers._events(stack)))
+        list(record.record(stack, workers.events(stack)))
     return folder
 
 

@@ -35,7 +35,7 @@ def train(root: Path, runs: dict, stop_after: int | None = None, **more) -> None
     jobs = [plan.job(run, root / name, **more) for name, run in runs.items()]
     for stack in plan.stacks(jobs, None, 2**40):
         workers.load_states(stack)
-        happenings = workers._events(stack)
+        happenings = workers.events(stack)
         seen = 0
         recording = record.record(stack, (event for event in happenings))
         if stop_after is None:
@@ -197,6 +197,6 @@ def test_a_second_process_is_told_who_has_it(tmp_path: Path, small_run):
     with held.lock():
         held.start(["epoch", "seconds"], settings={})
         stack = plan.stacks([plan.Job(run, tmp_path / "run")], None, 2**40)[0]
-        [result] = record.record(stack, workers._events(stack))
+        [result] = record.record(stack, workers.events(stack))
         assert f"process {os.getpid()}" in str(result.error)
     assert run_dir.read_status(tmp_path / "run")["state"] == "running"

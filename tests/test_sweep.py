@@ -2,20 +2,23 @@
 
 import json
 import math
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from safetensors.numpy import load_file
 
-from mlp_sweep import plan, record, run_dir
+from mlp_sweep import events, plan, record, resume, run_dir
 from mlp_sweep.workers import Workers
 
 PLENTY = 2**40
 
 
-def train(root: Path, runs: dict, max_members: int | None = None) -> dict[str, record.Result]:
+def train(root: Path, runs: dict, max_members: int | None = None, workers: int = 1) -> dict[str, record.Result]:
     jobs = [plan.job(run, root / name) for name, run in runs.items()]
-    results = {result.path: result for result in Workers().train(plan.stacks(jobs, max_members, PLENTY))}
+    planned = plan.stacks(jobs, max_members, PLENTY, workers)
+    results = {result.path: result for result in Workers(workers=workers).train(planned)}
     return {name: results[root / name] for name in runs}
 
 
@@ -37,9 +40,10 @@ def runs(small_run) -> dict:
 def test_alone_or_stacked_in_any_order_a_run_leaves_the_same(tmp_path: Path, runs):
     train(tmp_path / "together", runs)
     train(tmp_path / "backwards", dict(reversed(runs.items())), max_members=3)
+    train(tmp_path / "dealt", runs, workers=2)
     for name, run in runs.items():
         train(tmp_path / "alone", {name: run})
-        for other in ("together", "backwards"):
+        for other in ("together", "backwards", "dealt"):
             assert without_seconds(tmp_path / "alone" / name) == without_seconds(tmp_path / other / name)
             weights = [(tmp_path / where / name / run_dir.WEIGHTS).read_bytes() for where in ("alone", other)]
             assert weights[0] == weights[1]
@@ -81,6 +85,20 @@ def test_one_that_fails_keeps_no_other_back(tmp_path: Path, small_run):
     status = run_dir.read_status(tmp_path / "bad")
     assert status["state"] == "failed" and "model.name=transformer" in status["reason"]
     assert "Traceback" in (tmp_path / "bad" / run_dir.LOG).read_text()
+
+
+@pytest.mark.parametrize("raised", [KeyboardInterrupt, ValueError])
+def test_what_ends_before_it_began_can_be_resumed(tmp_path: Path, small_run, raised: type[BaseException]):
+    def happenings() -> Iterator[events.Event]:
+        yield from ()
+        raise raised
+
+    run = small_run()
+    [stack] = plan.stacks([plan.job(run, tmp_path / "run")], None, PLENTY)
+    with suppress(KeyboardInterrupt):
+        list(record.record(stack, happenings()))
+    settings = run_dir.read_status(tmp_path / "run")["settings"]
+    assert resume.job(tmp_path / "run", settings, []).run == run
 
 
 def test_another_runs_directory_is_refused_and_left_as_it_is(tmp_path: Path, small_run):

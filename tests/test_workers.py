@@ -1,5 +1,6 @@
 """Stacks in other processes and on a cluster; every launcher that Hydra users have."""
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -10,7 +11,7 @@ import pytest
 from conftest import SMALL
 from test_cli import command
 
-from mlp_sweep import plan, run_dir
+from mlp_sweep import plan, processes, run_dir
 from mlp_sweep.workers import Workers
 
 
@@ -25,34 +26,88 @@ def test_bad_settings_are_refused_by_key(settings: dict):
         Workers(**settings)
 
 
-def test_processes_leave_the_same_records(tmp_path: Path, small_run):
+@pytest.mark.parametrize("backend", ["local", "loky"])
+def test_processes_leave_the_same_records(tmp_path: Path, small_run, backend: str):
     pytest.importorskip("joblib")
     runs = [small_run(f"seed={seed}") for seed in range(4)]
-    for backend in ("local", "loky"):
-        workers = Workers(backend, 2)
-        results = list(workers.train(planned(tmp_path / backend, runs, workers.at_once)))
+    for kind, count in (("local", 1), (backend, 2)):
+        results = list(Workers(kind, count).train(planned(tmp_path / f"{count}", runs, count)))
         assert len(results) == 4 and not any(result.error for result in results)
     for name in map(str, range(4)):
-        here, there = (run_dir.read_metrics(tmp_path / backend / name)[1] for backend in ("local", "loky"))
-        # A process has fewer threads, which may decide last bits.
-        assert [row[:-1] for row in there] == [pytest.approx(row[:-1], rel=1e-4) for row in here]
+        one, two = (tmp_path / count / name for count in ("1", "2"))
+        assert [r[:-1] for r in run_dir.read_metrics(one)[1]] == [r[:-1] for r in run_dir.read_metrics(two)[1]]
+        assert (one / run_dir.WEIGHTS).read_bytes() == (two / run_dir.WEIGHTS).read_bytes()
+        statuses = [run_dir.read_status(path) for path in (one, two)]
+        assert [status["members"] for status in statuses] == [4, 2]
+        assert {status["pid"] for status in statuses} == {os.getpid()}  # who records, and has the lock
 
 
-def test_a_killed_worker_takes_no_other_with_it(tmp_path: Path, small_run):
+def _noting(pids: list[int], events):
+    """The same events, and by whom they are sent."""
+
+    def noting(pool: processes.Processes, stack: plan.Stack):
+        for event in events(pool, stack):
+            pids.extend(process.pid for process in pool._running.values() if process.pid not in pids)
+            yield event
+
+    return noting
+
+
+@pytest.mark.parametrize("backend", ["local", "loky"])
+def test_a_killed_worker_takes_no_other_with_it(tmp_path: Path, small_run, backend: str, monkeypatch):
     pytest.importorskip("joblib")
+    pids = []
+    monkeypatch.setattr(processes.Processes, "events", _noting(pids, processes.Processes.events))
     stacks = planned(tmp_path, [small_run("epochs=2000", "seed=0"), small_run("epochs=2", "seed=1")], 2)
 
     def kill() -> None:
         while not (tmp_path / "0" / run_dir.STATUS).is_file():
             time.sleep(0.02)
-        os.kill(run_dir.read_status(tmp_path / "0")["pid"], signal.SIGKILL)
+        os.kill(pids[0], signal.SIGKILL)  # the second begins when the first has its pictures
 
     threading.Thread(target=kill, daemon=True).start()
-    results = {result.path.name: result for result in Workers("loky", 2).train(stacks)}
+    results = {result.path.name: result for result in Workers(backend, 2).train(stacks)}
     assert results["1"].error is None and run_dir.read_status(tmp_path / "1")["outcome"] == "ok"
     status = run_dir.read_status(tmp_path / "0")
     assert isinstance(results["0"].error, RuntimeError) and status["state"] == "failed"
-    assert "worker" in status["reason"] and "Traceback" in (tmp_path / "0" / run_dir.LOG).read_text()
+    assert "process" in status["reason"] and "Traceback" in (tmp_path / "0" / run_dir.LOG).read_text()
+
+
+def test_an_error_in_a_process_is_its_runs_alone_and_told_with_where_it_was(tmp_path: Path, small_run):
+    stacks = planned(tmp_path, [small_run("model.name=transformer"), small_run()], 2)
+    results = {result.path.name: result for result in Workers(workers=2).train(stacks)}
+    assert results["1"].error is None
+    assert isinstance(results["0"].error, ValueError) and "model.name=transformer" in str(results["0"].error)
+    assert "in build" in (tmp_path / "0" / run_dir.LOG).read_text()
+
+
+def test_who_is_left_has_all_cores(tmp_path: Path, small_run, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "8")
+    pool = processes.Processes(3, 2)
+    assert pool.threads == 4
+    stacks = planned(tmp_path, [small_run("epochs=1", f"seed={seed}") for seed in range(3)], 3)
+    for stack, left in zip(stacks, (4, 8, 8), strict=True):
+        list(pool.events(stack))
+        assert pool.threads == left
+
+
+def test_what_is_stopped_leaves_no_process_and_can_be_resumed(tmp_path: Path, small_run):
+    stacks = planned(tmp_path, [small_run("epochs=2000", f"seed={seed}") for seed in range(3)], 2)
+    training = Workers(workers=2).train(stacks)
+
+    def interrupt() -> None:
+        metrics = [tmp_path / name / run_dir.METRICS for name in ("0", "1")]
+        while not all(path.is_file() and path.read_text().count("\n") > 1 for path in metrics):
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)  # to the main thread, which waits
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        list(training)
+    assert not multiprocessing.active_children()
+    for name in ("0", "1"):
+        assert run_dir.read_status(tmp_path / name)["state"] == "stopped"
+        assert run_dir.standing(tmp_path / name, run_dir.read_status(tmp_path / name)).lines
 
 
 @pytest.mark.slow

@@ -52,6 +52,7 @@ class Products(Protocol):
 
     name: str
     transposed: bool  # how it wants the weights to lie
+    any_threads: bool  # whether the bits are the same on any number of threads
 
     def forward(self, h: Tensor | Members, w_MOI: Members, b_MO: Members, z_MBO: Members) -> None: ...  # z = h w^T + b
     def backward(self, dz_MBO: Members, w_MOI: Members, dh_MBI: Members) -> None: ...  # dh = dz w
@@ -64,6 +65,7 @@ class PerMember:
 
     name = "addmm"
     transposed = True  # up to a tenth faster with MKL, and more at lower precision
+    any_threads = False
 
     def forward(self, h: Tensor | Members, w_MOI: Members, b_MO: Members, z_MBO: Members) -> None:
         for h_BI, w_IO, b_O, z_BO in zip(_inputs(h, w_MOI), w_MOI.each_t, b_MO.each, z_MBO.each, strict=True):
@@ -90,6 +92,7 @@ class PerMemberTiled(PerMember):
     """
 
     name = "tiled bmm"
+    any_threads = True
     TILES, MIN_FEATURES, LARGE = 8, 512, 4 << 20  # multiplications; below, a tile is too small to be worth a thread
 
     def forward(self, h: Tensor | Members, w_MOI: Members, b_MO: Members, z_MBO: Members) -> None:
@@ -135,10 +138,11 @@ class PerMemberTiled(PerMember):
         return next(tiles for tiles in range(self.TILES, 0, -1) if features % tiles == 0)
 
 
-class PerMemberOneDNN(PerMember):
+class PerMemberOneDNN(PerMemberTiled):
     """The large products (one input for all members) by oneDNN's own float32 kernel, by a private operator of torch.
 
-    On AVX-512 processors of AMD it has more than twice the rate of the library behind torch.addmm.
+    On AVX-512 processors of AMD it has more than twice the rate of the library behind torch.addmm; its bits are the
+    same on any number of threads.
     """
 
     name = "onednn"
@@ -163,6 +167,7 @@ class Batched:
 
     name = "baddbmm"
     transposed = False
+    any_threads = False
 
     def forward(self, h: Tensor | Members, w_MOI: Members, b_MO: Members, z_MBO: Members) -> None:
         torch.baddbmm(b_MO.all[:, None], _batch(h, w_MOI), w_MOI.all.mT, out=z_MBO.all)

@@ -1,0 +1,226 @@
+"""Stacks in processes of this machine that share its cores and meet nowhere.
+
+Threads would do for the products, but not for the calls: each waits for the interpreter's lock. The processes are
+forked from one that has imported torch and done nothing with it, so a second costs neither its import nor its memory.
+What they have to say, records and progress alike, goes to the process of the command; they write no file of a run.
+"""
+
+import itertools
+import multiprocessing
+import multiprocessing.forkserver
+import os
+import pickle
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.context import BaseContext
+from typing import Any
+
+from . import config, console
+from .events import Event, Started
+from .plan import Stack
+
+AVAILABLE = "forkserver" in multiprocessing.get_all_start_methods()
+INTERVAL = 0.1  # seconds between a bar's advances
+
+
+def cores() -> int:
+    """Those that this process may use: OMP_NUM_THREADS, as torch reads it, or what the system allots."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    if asked.isdecimal() and int(asked):
+        return int(asked)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def warm() -> None:
+    """Has the imports made, once, by the process that the others are forked from, while this one goes on."""
+    multiprocessing.set_forkserver_preload(["mlp_sweep.sweep"])
+    multiprocessing.forkserver.ensure_running()
+
+
+@dataclass
+class _Said:
+    """Of a bar, or a notice, for the terminal."""
+
+    what: str  # notice | begin | total | advance | say | end
+    value: Any
+    bar: int = 0
+
+
+@dataclass
+class _Failed:
+    error: Exception
+    where: str  # the traceback, which an exception leaves behind in its process
+
+
+class Processes:
+    """Trains stacks, `at_once` of `count` at a time; each method may be called from any thread."""
+
+    def __init__(self, count: int, at_once: int, context: BaseContext | None = None) -> None:
+        """context: how processes come to be, if not by `warm`."""
+        if context is None:
+            warm()
+        self._context: Any = context or multiprocessing.get_context("forkserver")
+        self._left, self.at_once = count, at_once
+        self._changing = threading.Lock()
+        self._running: dict[Connection, Any] = {}
+        self._stopped = False
+        self._first, self._brought = threading.Lock(), threading.Event()
+        self._progress = console.Progress()
+
+    def events(self, stack: Stack) -> Iterator[Event]:
+        """What a process of its own has to say of a stack. KeyboardInterrupt once stopped."""
+        if not self._first.acquire(blocking=False):
+            self._brought.wait()  # the first brings the pictures, the others find them prepared
+        try:
+            with self._started(stack) as pipe, ExitStack() as bars:
+                shown = _Shown(self._progress, bars)
+                while (message := pipe.recv()) is not None:
+                    match message:
+                        case _Said():
+                            shown(message)
+                        case _Failed():
+                            raise message.error from RuntimeError(message.where)
+                        case _:
+                            if isinstance(message, Started):
+                                self._brought.set()
+                            yield message
+        except (EOFError, ConnectionResetError):
+            if self._stopped:
+                raise KeyboardInterrupt from None
+            raise RuntimeError("its process ended before it did") from None
+        finally:
+            self._brought.set()
+
+    def stop(self) -> None:
+        """Ends whatever trains; nothing begins after it."""
+        with self._changing:
+            self._stopped = True
+            for process in self._running.values():
+                process.terminate()
+        self._brought.set()
+
+    @contextmanager
+    def _started(self, stack: Stack) -> Iterator[Connection]:
+        """A process that trains a stack, as the pipe to it; at the end it is gone."""
+        with self._changing:
+            if self._stopped:
+                raise KeyboardInterrupt
+            pipe, theirs = self._context.Pipe()
+            process = self._context.Process(target=_train, args=(theirs, stack, self.threads), daemon=True)
+            try:
+                process.start()
+            except (OSError, EOFError) as error:
+                raise RuntimeError(f"no process could be started ({error or 'no answer'})") from error
+            theirs.close()
+            self._running[pipe] = process
+        try:
+            yield pipe
+        finally:
+            with self._changing:
+                del self._running[pipe]
+                pipe.close()
+                self._left -= 1
+                for other in self._running:
+                    with suppress(OSError):  # it has just ended
+                        other.send(self.threads)
+            process.terminate()
+            process.join()
+
+    @property
+    def threads(self) -> int:
+        """Of each process; those that are left have the cores of those that ended."""
+        return max(1, cores() // max(1, min(self.at_once, self._left)))
+
+
+class _Shown:
+    """Bars of another process, here."""
+
+    def __init__(self, progress: console.Progress, bars: ExitStack) -> None:
+        self._progress, self._bars = progress, bars
+        self._open: dict[int, tuple[ExitStack, console.Bar]] = {}
+
+    def __call__(self, said: _Said) -> None:
+        if said.what == "notice":
+            console.notice(said.value)
+        elif said.what == "begin":
+            own = self._bars.enter_context(ExitStack())
+            self._open[said.bar] = own, own.enter_context(self._progress.task(*said.value))
+        elif said.what == "end":
+            self._open.pop(said.bar)[0].close()
+        else:
+            getattr(self._open[said.bar][1], said.what)(said.value)
+
+
+class _Relay(console.Progress):
+    """Bars of this process, shown by another."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe, self._numbers, self._turn = pipe, itertools.count(), threading.Lock()
+
+    def send(self, message: object) -> None:
+        with self._turn:
+            self._pipe.send(message)
+
+    def notice(self, text: str) -> None:
+        self.send(_Said("notice", text))
+
+    @contextmanager
+    def task(self, description: str, total: int | None, unit: str) -> Iterator[console.Bar]:
+        bar = next(self._numbers)
+        owed, sent = 0, time.monotonic()
+
+        def tell(what: str, value: object) -> None:
+            nonlocal owed, sent
+            if owed:
+                self.send(_Said("advance", owed, bar))
+            owed, sent = 0, time.monotonic()
+            self.send(_Said(what, value, bar))
+
+        def advance(count: int) -> None:
+            nonlocal owed, sent
+            owed += count
+            if time.monotonic() - sent > INTERVAL:
+                self.send(_Said("advance", owed, bar))
+                owed, sent = 0, time.monotonic()
+
+        tell("begin", (description, total, unit))
+        yield console.Bar(lambda count: tell("total", count), advance, lambda text: tell("say", text))
+        tell("end", None)
+
+
+def _train(pipe: Connection, stack: Stack, threads: int) -> None:
+    """In the process: trains, and sends what there is to say; None at the end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the command too, which ends this process
+    relay = _Relay(pipe)
+    console.pass_on(relay.notice)
+    try:
+        from . import sweep
+
+        sweep.share_threads(threads)
+        with relay.task(stack.name, None, "samples") as bar:
+            for event in sweep.events(stack, relay, bar):
+                relay.send(event)
+                while pipe.poll():
+                    sweep.share_threads(pipe.recv())
+        last = None
+    except (BrokenPipeError, EOFError):
+        return  # the command was killed
+    except Exception as error:
+        last = _Failed(_portable(error), traceback.format_exc())
+    with suppress(BrokenPipeError):
+        relay.send(last)
+
+
+def _portable(error: Exception) -> Exception:
+    """An error as another process can read it."""
+    try:
+        pickle.loads(pickle.dumps(error))
+        return error
+    except Exception:
+        return RuntimeError(config.one_line(error))
