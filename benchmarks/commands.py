@@ -6,7 +6,6 @@ start-up, and multiplied. Our pictures are prepared beforehand.
 """
 
 import argparse
-import os
 import shutil
 import statistics
 import subprocess
@@ -41,10 +40,9 @@ def main() -> None:
     data = Path(tempfile.mkdtemp())
     common = [*args.overrides, f"data_dir={data}", f"epochs={args.epochs}"]
     sweep = ["--multirun", "activation=scaled", f"activation.r={SLOPES}", f"seed={SEEDS}", *common]
-    loky = ["hydra.launcher.backend=loky", f"hydra.launcher.max_members={-(-RUNS // (os.cpu_count() or 1))}"]
     ways = {
         "fused (default)": sweep,
-        "fused, a stack a core: hydra.launcher.backend=loky": [*sweep, *loky],
+        "fused, in one process: hydra.launcher.workers=1": [*sweep, "hydra.launcher.workers=1"],
         "hydra/launcher=basic engine=reference": [*sweep, "hydra/launcher=basic", "engine=reference"],
     }
     if find_spec("hydra_plugins.hydra_joblib_launcher"):

@@ -3,7 +3,8 @@
 One process, one run; every row is timed in turn, round after round, so that drift of the machine hits all alike.
 Unit: member-samples per second (a sample trained by one member), median and range of the rounds; the ratio is
 to the floor of the same shape. The floor is the first layer's forward and update product alone, all members,
-with the fastest kernel at hand.
+with the fastest kernel at hand, in one process or one a core, whichever is faster. A sweep of several runs trains as
+"a stack a core"; its processes are timed from this one, which they meet every sixteen steps.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,12 +25,15 @@ from rich.table import Table
 from torch import nn
 from torch.nn import functional as F
 
-from mlp_sweep import cli, config, model  # noqa: F401 (cli registers the schema)
+from mlp_sweep import cli, config, model, processes  # noqa: F401 (cli registers the schema)
 from mlp_sweep.data.batches import Batches, order
 from mlp_sweep.engines import StackedEngine
 from mlp_sweep.engines.kernels import Members, PerMember, PerMemberOneDNN, PerMemberTiled, Products, choose
 
+from .dealt import dealt
+
 FEATURES, SIDE, CLASSES, COUNT = 12288, 64, 72, 4096
+LEVELS = np.full(3, 127.5), np.full(3, 74.0)  # mean and deviation of the pictures, per channel
 CPU = torch.device("cpu")
 Step = Callable[[], int]  # trains something once; returns its member-samples
 
@@ -94,6 +99,11 @@ def ours(members: int, batch: int, data: Batches, precision: str) -> Step:
         return members * batch
 
     return step
+
+
+def ours_alone(members: int, batch: int) -> Step:
+    """The same, with pictures of its own: what a process of a sweep does."""
+    return ours(members, batch, Batches(*pictures(), *LEVELS, batch, CPU), "highest")
 
 
 def in_memory(batch: int, data: Batches) -> Step:
@@ -240,7 +250,9 @@ def measure(rows: dict[str, tuple[str, Step]], rounds: int, seconds: float) -> d
     return rates
 
 
-def rows_of(members: int, batch: int, data: Batches, folder: Path) -> dict[str, tuple[str, Step]]:
+def rows_of(
+    members: int, batch: int, data: Batches, folder: Path, open_till_measured: ExitStack
+) -> dict[str, tuple[str, Step]]:
     rows = {}
     if members == 1:
         rows["ImageFolder + DataLoader (notebook)"] = ("highest", notebook(batch, folder))
@@ -251,6 +263,9 @@ def rows_of(members: int, batch: int, data: Batches, folder: Path) -> dict[str, 
         "mlp_sweep, medium": ("medium", ours(members, batch, data, "medium")),
         "torch.func vmap": ("highest", vmapped(members, batch, data)),
     }
+    if members > 1 and processes.AVAILABLE:
+        for name, build in (("floor, a process a core", floor), ("mlp_sweep, a stack a core (default)", ours_alone)):
+            rows[name] = ("highest", open_till_measured.enter_context(dealt(build, members, batch)))
     if members == 1:
         del rows["torch.func vmap"]
         rows["nn.Module + torch.optim, in memory"] = ("highest", in_memory(batch, data))
@@ -277,15 +292,18 @@ def main() -> None:
         for batch in args.batch:
             alone = 0.0
             for members in args.members:
-                data = Batches(x_NCHW, y_N, np.full(3, 127.5), np.full(3, 74.0), batch, CPU)
-                rates = measure(rows_of(members, batch, data, Path(folder)), args.rounds, args.seconds)
+                data = Batches(x_NCHW, y_N, *LEVELS, batch, CPU)
+                with ExitStack() as till_measured:
+                    rows = rows_of(members, batch, data, Path(folder), till_measured)
+                    rates = measure(rows, args.rounds, args.seconds)
                 medians = {name: statistics.median(values) for name, values in rates.items()}
+                highest = max(median for name, median in medians.items() if name.startswith("floor"))
                 alone = medians.get("nn.Module + torch.optim, in memory", alone)
                 for name, values in rates.items():
                     spread = f"{min(values):,.0f} to {max(values):,.0f}"
                     ratio = f"{medians[name] / alone:.2f}" if alone else "-"
                     table.add_row(str(members), str(batch), name, f"{medians[name]:,.0f}", spread,
-                                  f"{medians[name] / medians['floor']:.2f}", ratio)  # fmt: skip
+                                  f"{medians[name] / highest:.2f}", ratio)  # fmt: skip
                 table.add_section()
     Console(width=120).print(table)
 
