@@ -10,7 +10,7 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ class Timed:
 
         RunDir.checkpoint = checkpoint
 
-    def __call__(self, happenings: Iterator[Event], members: int) -> Iterator[Event]:
+    def __call__(self, happenings: Generator[Event], members: int) -> Generator[Event]:
         started = time.perf_counter()
         for event in happenings:
             yield event  # and is gone on from when it has been recorded

@@ -14,7 +14,7 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -73,7 +73,7 @@ class Processes:
         self._first, self._brought = threading.Lock(), threading.Event()
         self._progress = console.Progress()
 
-    def events(self, stack: Stack) -> Iterator[Event]:
+    def events(self, stack: Stack) -> Generator[Event]:
         """What a process of its own has to say of a stack. KeyboardInterrupt once stopped."""
         if not self._first.acquire(blocking=False):
             self._brought.wait()  # the first brings the pictures, the others find them prepared

@@ -4,8 +4,8 @@ import dataclasses
 import math
 import re
 import traceback
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,17 +30,18 @@ class Result:
     error: Exception | None = None
 
 
-def record(stack: Stack, happenings: Iterator[Event]) -> Iterator[Result]:
+def record(stack: Stack, happenings: Generator[Event]) -> Iterator[Result]:
     """Writes what happens to the members' directories, equal jobs' alike; yields each job's result as it ends."""
     records = [[RunDir(path) for path in member.paths] for member in stack.members]
     left = set(range(len(records)))
-    with ExitStack() as locks:
+    with ExitStack() as held:
         try:
             for member, directories in zip(stack.members, records, strict=True):
                 for job, directory in zip(member.jobs, directories, strict=True):
-                    locks.enter_context(directory.lock())
+                    held.enter_context(directory.lock())
                     if run_dir.stamp(job.path) != job.stamp:
                         raise ValueError(f"{job.path}: another process trained it meanwhile; give the command again")
+            held.enter_context(closing(happenings))  # whoever trains does not go on where nothing can be recorded
             for event in happenings:
                 match event:
                     case Started():

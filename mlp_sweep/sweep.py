@@ -2,7 +2,7 @@
 
 import dataclasses
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from .train import fit
 from .weights import TrainedOn
 
 
-def events(stack: Stack, progress: console.Progress, bar: console.Bar) -> Iterator[Event]:
+def events(stack: Stack, progress: console.Progress, bar: console.Bar) -> Generator[Event]:
     """Trains a stack, from where its members stand; yields what there is to record as it comes."""
     run = stack.run
     device = find_device(run.device)

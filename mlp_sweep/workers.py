@@ -6,7 +6,7 @@ Wherever a stack trains, a worker that dies takes no other stack's results with 
 import logging
 import platform
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -87,7 +87,7 @@ class Workers:
             # Events stream to this process, which writes the records: no shared file system is needed.
             remote = ray.remote(max_retries=0, num_returns="streaming")(events)
 
-            def remote_events(stack: Stack) -> Iterator[Event]:
+            def remote_events(stack: Stack) -> Generator[Event]:
                 load_states(stack)  # here, where the files are
                 references: Any = remote.remote(stack)  # a generator, which ray's types do not say
                 for reference in references:
@@ -117,7 +117,7 @@ def load_states(stack: Stack) -> None:
 
 
 def _in_processes(planned: list[Stack], pool: processes.Processes) -> Iterator[Result]:
-    def happenings(stack: Stack) -> Iterator[Event]:
+    def happenings(stack: Stack) -> Generator[Event]:
         load_states(stack)
         yield from pool.events(stack)
 
@@ -125,7 +125,7 @@ def _in_processes(planned: list[Stack], pool: processes.Processes) -> Iterator[R
 
 
 def _in_threads(
-    happenings: Callable[[Stack], Iterator[Event]],
+    happenings: Callable[[Stack], Generator[Event]],
     planned: list[Stack],
     at_once: int,
     stop: Callable[[], None] = lambda: None,
@@ -145,7 +145,7 @@ def _in_threads(
             threads.shutdown(cancel_futures=True)
 
 
-def events(stack: Stack) -> Iterator[Event]:
+def events(stack: Stack) -> Generator[Event]:
     """By this process."""
     from . import sweep  # imports torch, which a process that only records does without
 

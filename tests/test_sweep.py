@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import suppress
 from pathlib import Path
 
@@ -89,7 +89,7 @@ def test_one_that_fails_keeps_no_other_back(tmp_path: Path, small_run):
 
 @pytest.mark.parametrize("raised", [KeyboardInterrupt, ValueError])
 def test_what_ends_before_it_began_can_be_resumed(tmp_path: Path, small_run, raised: type[BaseException]):
-    def happenings() -> Iterator[events.Event]:
+    def happenings() -> Generator[events.Event]:
         yield from ()
         raise raised
 

@@ -1,5 +1,6 @@
 """Stacks in other processes and on a cluster; every launcher that Hydra users have."""
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -11,7 +12,7 @@ import pytest
 from conftest import SMALL
 from test_cli import command
 
-from mlp_sweep import plan, processes, run_dir
+from mlp_sweep import plan, processes, run_dir, sweep
 from mlp_sweep.workers import Workers
 
 
@@ -40,6 +41,17 @@ def test_processes_leave_the_same_records(tmp_path: Path, small_run, backend: st
         statuses = [run_dir.read_status(path) for path in (one, two)]
         assert [status["members"] for status in statuses] == [4, 2]
         assert {status["pid"] for status in statuses} == {os.getpid()}  # who records, and has the lock
+
+
+def _watched(fit, begun: list[int], left: list[int]):
+    def watched(*arguments):
+        begun.append(1)
+        try:
+            yield from fit(*arguments)
+        finally:
+            left.append(1)
+
+    return watched
 
 
 def _noting(pids: list[int], events):
@@ -79,6 +91,22 @@ def test_an_error_in_a_process_is_its_runs_alone_and_told_with_where_it_was(tmp_
     assert results["1"].error is None
     assert isinstance(results["0"].error, ValueError) and "model.name=transformer" in str(results["0"].error)
     assert "in build" in (tmp_path / "0" / run_dir.LOG).read_text()
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_what_cannot_be_recorded_is_not_trained_on(tmp_path: Path, small_run, monkeypatch: pytest.MonkeyPatch, count):
+    """Not even while its error, with all that it refers to, is kept."""
+    begun, left = [], []
+    monkeypatch.setattr(sweep, "fit", _watched(sweep.fit, begun, left))
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(run_dir.RunDir, "checkpoint", full)
+    stacks = planned(tmp_path, [small_run("epochs=2000", f"seed={seed}") for seed in range(count)], count)
+    results = list(Workers(workers=count).train(stacks))
+    assert all(isinstance(result.error, OSError) for result in results)
+    assert not multiprocessing.active_children() and begun == left
 
 
 def test_who_is_left_has_all_cores(tmp_path: Path, small_run, monkeypatch: pytest.MonkeyPatch):
