@@ -196,6 +196,9 @@ def to_run(cfg: DictConfig) -> tuple[Run, list[str]]:
     if run.activation.name not in WITH_SLOPE and run.activation.r != 1:
         notices.append(f"{run.activation.name} has no slope: activation.r is set to 1 for it")
         run.activation.r = 1.0
+    if run.activation.name == "scaled" and run.activation.r == 1:  # the same numbers, and the baseline of the others
+        notices.append("activation=scaled with activation.r=1 is relu: it goes by that name")
+        run.activation.name = "relu"
     return run, notices
 
 

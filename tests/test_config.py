@@ -27,6 +27,10 @@ def test_relu_has_no_slope():
     assert make_run("activation=relu", "activation.r=7") == make_run("activation=relu")
 
 
+def test_scaled_of_slope_1_is_relu():
+    assert make_run("activation=scaled", "activation.r=1") == make_run("activation=relu")
+
+
 @pytest.mark.parametrize(
     "override",
     [

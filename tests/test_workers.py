@@ -93,6 +93,22 @@ def test_an_error_in_a_process_is_its_runs_alone_and_told_with_where_it_was(tmp_
     assert "in build" in (tmp_path / "0" / run_dir.LOG).read_text()
 
 
+def test_what_processes_have_to_say_is_said_here_and_once(tmp_path: Path, small_run, capfd):
+    """Each finds the prepared pictures damaged, or has to wait for who prepares them anew."""
+    runs = [small_run(f"data_dir={tmp_path / 'data'}", f"seed={seed}") for seed in range(2)]
+    list(Workers().train(planned(tmp_path / "before", runs[:1], 1)))
+    [pictures] = (tmp_path / "data").rglob("train_x.npy")
+    pictures.write_bytes(pictures.read_bytes()[:-1])
+    capfd.readouterr()
+    results = list(Workers(workers=2).train(planned(tmp_path / "after", runs, 2)))
+    said = capfd.readouterr().err
+    assert not any(result.error for result in results)
+    assert said.count("prepared anew") == 1 and "waiting" not in said
+    for number in (1, 2):
+        assert said.count(f"stack {number}/2, relu: epoch 3/3") == 1
+        assert said.count(f"stack {number}/2, relu: 396 samples in") == 1
+
+
 @pytest.mark.parametrize("count", [1, 2])
 def test_what_cannot_be_recorded_is_not_trained_on(tmp_path: Path, small_run, monkeypatch: pytest.MonkeyPatch, count):
     """Not even while its error, with all that it refers to, is kept."""
