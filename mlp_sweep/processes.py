@@ -5,14 +5,12 @@ forked from one that has imported torch and done nothing with it, so a second co
 What they have to say, records and progress alike, goes to the process of the command; they write no file of a run.
 """
 
-import itertools
 import multiprocessing
 import multiprocessing.forkserver
 import os
 import pickle
 import signal
 import threading
-import time
 import traceback
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -21,12 +19,11 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from typing import Any
 
-from . import config, console
+from . import config, console, relay
 from .events import Event, Started
 from .plan import Stack
 
 AVAILABLE = "forkserver" in multiprocessing.get_all_start_methods()
-INTERVAL = 0.1  # seconds between a bar's advances
 
 
 def cores() -> int:
@@ -41,15 +38,6 @@ def warm() -> None:
     """Has the imports made, once, by the process that the others are forked from, while this one goes on."""
     multiprocessing.set_forkserver_preload(["mlp_sweep.sweep"])
     multiprocessing.forkserver.ensure_running()
-
-
-@dataclass
-class _Said:
-    """Of a bar, or a notice, for the terminal."""
-
-    what: str  # notice | begin | total | advance | say | end
-    value: Any
-    bar: int = 0
 
 
 @dataclass
@@ -79,10 +67,10 @@ class Processes:
             self._brought.wait()  # the first brings the pictures, the others find them prepared
         try:
             with self._started(stack) as pipe, ExitStack() as bars:
-                shown = _Shown(self._progress, bars)
+                shown = relay.Shown(self._progress, bars)
                 while (message := pipe.recv()) is not None:
                     match message:
-                        case _Said():
+                        case relay.Said():
                             shown(message)
                         case _Failed():
                             raise message.error from RuntimeError(message.where)
@@ -138,74 +126,18 @@ class Processes:
         return max(1, cores() // max(1, min(self.at_once, self._left)))
 
 
-class _Shown:
-    """Bars of another process, here."""
-
-    def __init__(self, progress: console.Progress, bars: ExitStack) -> None:
-        self._progress, self._bars = progress, bars
-        self._open: dict[int, tuple[ExitStack, console.Bar]] = {}
-
-    def __call__(self, said: _Said) -> None:
-        if said.what == "notice":
-            console.notice(said.value)
-        elif said.what == "begin":
-            own = self._bars.enter_context(ExitStack())
-            self._open[said.bar] = own, own.enter_context(self._progress.task(*said.value))
-        elif said.what == "end":
-            self._open.pop(said.bar)[0].close()
-        else:
-            getattr(self._open[said.bar][1], said.what)(said.value)
-
-
-class _Relay(console.Progress):
-    """Bars of this process, shown by another."""
-
-    def __init__(self, pipe: Connection) -> None:
-        self._pipe, self._numbers, self._turn = pipe, itertools.count(), threading.Lock()
-
-    def send(self, message: object) -> None:
-        with self._turn:
-            self._pipe.send(message)
-
-    def notice(self, text: str) -> None:
-        self.send(_Said("notice", text))
-
-    @contextmanager
-    def task(self, description: str, total: int | None, unit: str) -> Iterator[console.Bar]:
-        bar = next(self._numbers)
-        owed, sent = 0, time.monotonic()
-
-        def tell(what: str, value: object) -> None:
-            nonlocal owed, sent
-            if owed:
-                self.send(_Said("advance", owed, bar))
-            owed, sent = 0, time.monotonic()
-            self.send(_Said(what, value, bar))
-
-        def advance(count: int) -> None:
-            nonlocal owed, sent
-            owed += count
-            if time.monotonic() - sent > INTERVAL:
-                self.send(_Said("advance", owed, bar))
-                owed, sent = 0, time.monotonic()
-
-        tell("begin", (description, total, unit))
-        yield console.Bar(lambda count: tell("total", count), advance, lambda text: tell("say", text))
-        tell("end", None)
-
-
 def _train(pipe: Connection, stack: Stack, threads: int) -> None:
     """In the process: trains, and sends what there is to say; None at the end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the command too, which ends this process
-    relay = _Relay(pipe)
-    console.pass_on(relay.notice)
+    told = relay.Relay(pipe)
+    console.pass_on(told.notice)
     try:
         from . import sweep
 
         sweep.share_threads(threads)
-        with relay.task(stack.name, None, "samples") as bar:
-            for event in sweep.events(stack, relay, bar):
-                relay.send(event)
+        with told.task(stack.name, None, "samples") as bar:
+            for event in sweep.events(stack, told, bar):
+                told.send(event)
                 while pipe.poll():
                     sweep.share_threads(pipe.recv())
         last = None
@@ -214,7 +146,7 @@ def _train(pipe: Connection, stack: Stack, threads: int) -> None:
     except Exception as error:
         last = _Failed(_portable(error), traceback.format_exc())
     with suppress(BrokenPipeError):
-        relay.send(last)
+        told.send(last)
 
 
 def _portable(error: Exception) -> Exception:

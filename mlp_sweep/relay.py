@@ -1,0 +1,79 @@
+"""Bars and notices of one process, shown on the terminal of another."""
+
+import itertools
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+from . import console
+
+INTERVAL = 0.1  # seconds between a bar's advances
+
+
+@dataclass
+class Said:
+    """Of a bar, or a notice, for the terminal."""
+
+    what: str  # notice | begin | total | advance | say | end
+    value: Any
+    bar: int = 0
+
+
+class Shown:
+    """Bars of another process, here."""
+
+    def __init__(self, progress: console.Progress, bars: ExitStack) -> None:
+        self._progress, self._bars = progress, bars
+        self._open: dict[int, tuple[ExitStack, console.Bar]] = {}
+
+    def __call__(self, said: Said) -> None:
+        if said.what == "notice":
+            console.notice(said.value)
+        elif said.what == "begin":
+            own = self._bars.enter_context(ExitStack())
+            self._open[said.bar] = own, own.enter_context(self._progress.task(*said.value))
+        elif said.what == "end":
+            self._open.pop(said.bar)[0].close()
+        else:
+            getattr(self._open[said.bar][1], said.what)(said.value)
+
+
+class Relay(console.Progress):
+    """Bars of this process, shown by another."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe, self._numbers, self._turn = pipe, itertools.count(), threading.Lock()
+
+    def send(self, message: object) -> None:
+        with self._turn:
+            self._pipe.send(message)
+
+    def notice(self, text: str) -> None:
+        self.send(Said("notice", text))
+
+    @contextmanager
+    def task(self, description: str, total: int | None, unit: str) -> Iterator[console.Bar]:
+        bar = next(self._numbers)
+        owed, sent = 0, time.monotonic()
+
+        def tell(what: str, value: object) -> None:
+            nonlocal owed, sent
+            if owed:
+                self.send(Said("advance", owed, bar))
+            owed, sent = 0, time.monotonic()
+            self.send(Said(what, value, bar))
+
+        def advance(count: int) -> None:
+            nonlocal owed, sent
+            owed += count
+            if time.monotonic() - sent > INTERVAL:
+                self.send(Said("advance", owed, bar))
+                owed, sent = 0, time.monotonic()
+
+        tell("begin", (description, total, unit))
+        yield console.Bar(lambda count: tell("total", count), advance, lambda text: tell("say", text))
+        tell("end", None)
