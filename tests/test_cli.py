@@ -133,6 +133,22 @@ def test_hydras_basic_launcher_trains_the_same(tmp_path: Path):
         assert (run / run_dir.WEIGHTS).read_bytes() == (twin / run_dir.WEIGHTS).read_bytes()
 
 
+def test_each_job_is_composed_once(tmp_path: Path):
+    """Hydra's sweeper composes all of them too, to check them; a thousand would take minutes more."""
+    counting = """
+import sys
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from mlp_sweep import cli
+composed, load = [], ConfigLoaderImpl.load_sweep_config
+ConfigLoaderImpl.load_sweep_config = lambda *given, **named: composed.append(1) or load(*given, **named)
+cli.main()
+print(len(composed))
+"""
+    line = [sys.executable, "-c", counting, "--multirun", "seed=0,1,2", "dry_run=true"]
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "3", done.stderr
+
+
 def test_the_plan_has_a_stack_a_core(tmp_path: Path):
     for cores, stacks in (("1", "7"), ("3", "3 + 2 + 2"), ("16", "1 + 1 + 1 + 1 + 1 + 1 + 1")):
         done = command(tmp_path, "--multirun", "seed=range(7)", "dry_run=true", OMP_NUM_THREADS=cores)
