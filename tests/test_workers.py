@@ -54,28 +54,18 @@ def _watched(fit, begun: list[int], left: list[int]):
     return watched
 
 
-def _noting(pids: list[int], events):
-    """The same events, and by whom they are sent."""
-
-    def noting(pool: processes.Processes, stack: plan.Stack):
-        for event in events(pool, stack):
-            pids.extend(process.pid for process in pool._running.values() if process.pid not in pids)
-            yield event
-
-    return noting
-
-
 @pytest.mark.parametrize("backend", ["local", "loky"])
 def test_a_killed_worker_takes_no_other_with_it(tmp_path: Path, small_run, backend: str, monkeypatch):
     pytest.importorskip("joblib")
-    pids = []
-    monkeypatch.setattr(processes.Processes, "events", _noting(pids, processes.Processes.events))
+    pools, begin = [], processes.Processes.__init__
+    monkeypatch.setattr(processes.Processes, "__init__", lambda pool, *how: pools.append(pool) or begin(pool, *how))
     stacks = planned(tmp_path, [small_run("epochs=2000", "seed=0"), small_run("epochs=2", "seed=1")], 2)
 
     def kill() -> None:
-        while not (tmp_path / "0" / run_dir.STATUS).is_file():
+        while not (tmp_path / "1" / run_dir.WEIGHTS).is_file() or len(pools[0]._running) > 1:
             time.sleep(0.02)
-        os.kill(pids[0], signal.SIGKILL)  # the second begins when the first has its pictures
+        [left] = pools[0]._running.values()
+        os.kill(left.pid, signal.SIGKILL)
 
     threading.Thread(target=kill, daemon=True).start()
     results = {result.path.name: result for result in Workers(backend, 2).train(stacks)}
