@@ -61,19 +61,24 @@ class Relay(console.Progress):
         owed, sent = 0, time.monotonic()
 
         def tell(what: str, value: object) -> None:
-            nonlocal owed, sent
-            if owed:
-                self.send(Said("advance", owed, bar))
-            owed, sent = 0, time.monotonic()
             self.send(Said(what, value, bar))
 
-        def advance(count: int) -> None:
+        def pay() -> None:
             nonlocal owed, sent
+            tell("advance", owed)
+            owed, sent = 0, time.monotonic()
+
+        def advance(count: int) -> None:
+            nonlocal owed
             owed += count
             if time.monotonic() - sent > INTERVAL:
-                self.send(Said("advance", owed, bar))
-                owed, sent = 0, time.monotonic()
+                pay()
+
+        def say(text: str) -> None:
+            pay()
+            tell("say", text)
 
         tell("begin", (description, total, unit))
-        yield console.Bar(lambda count: tell("total", count), advance, lambda text: tell("say", text))
+        yield console.Bar(lambda count: tell("total", count), advance, say)
+        pay()
         tell("end", None)

@@ -20,7 +20,6 @@ from .record import Result, objective, record
 
 BACKENDS = {"local": None, "loky": "joblib", "ray": "ray"}  # and the package that each needs
 ACCELERATORS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # NVIDIA's, the same under Windows, AMD's
-
 PROCESS_BYTES = 2 * 10**8  # what one more takes besides its members; measured, less than half of it
 
 
@@ -105,8 +104,7 @@ def train_jobs(jobs: list[Job], planned: list[Stack], workers: Workers) -> list[
         results[result.path] = result
         if result.error and jobs[0].run.fail_fast:
             break
-    skipped = RuntimeError("not trained: another run failed before (fail_fast=true)")
-    return [results.get(job.path) or Result(job.path, error=skipped) for job in jobs]
+    return [results.get(job.path) or _left_behind(job.path) for job in jobs]
 
 
 def load_states(stack: Stack) -> None:
@@ -160,6 +158,13 @@ def _shares_cores(run: config.Run) -> bool:
     on_cpu = run.device == "cpu" or (run.device == "auto" and not any(Path(path).exists() for path in ACCELERATORS))
     plain = sys.platform == "linux" and platform.machine() == "x86_64" and processes.AVAILABLE
     return on_cpu and plain and run.matmul_precision == "highest" and plan.stackable(run)
+
+
+def _left_behind(path: Path) -> Result:
+    """Of a run whose stack was stopped by another's failure: it may have been over before the stack was."""
+    if run_dir.is_run(path) and run_dir.read_status(path).get("state") == "finished":
+        return _finished(path)
+    return Result(path, error=RuntimeError("not trained: another run failed before (fail_fast=true)"))
 
 
 def _finished(path: Path) -> Result:

@@ -12,7 +12,7 @@ import pytest
 from conftest import SMALL
 from test_cli import command
 
-from mlp_sweep import plan, processes, run_dir, sweep
+from mlp_sweep import plan, processes, run_dir, sweep, workers
 from mlp_sweep.workers import Workers
 
 
@@ -113,6 +113,26 @@ def test_what_cannot_be_recorded_is_not_trained_on(tmp_path: Path, small_run, mo
     results = list(Workers(workers=count).train(stacks))
     assert all(isinstance(result.error, OSError) for result in results)
     assert not multiprocessing.active_children() and begun == left
+
+
+def test_a_run_that_was_over_before_another_failed_is_no_failure(tmp_path: Path, small_run, monkeypatch):
+    """It diverges at once; the other of its stack is stopped when a later stack, which cannot train, has failed."""
+    runs = [small_run("activation=scaled", f"activation.r={r}", "epochs=3000", "fail_fast=true") for r in (1e9, 2)]
+    runs.append(small_run("model.name=transformer", "fail_fast=true"))
+    jobs = [plan.Job(run, tmp_path / name) for run, name in zip(runs, ("over", "long", "bad"), strict=True)]
+    stacks = plan.stacks(jobs, None, 2**40)
+    load = workers.load_states
+
+    def when_one_is_over(stack: plan.Stack) -> None:
+        while stack is stacks[1] and not (tmp_path / "over" / run_dir.WEIGHTS).is_file():
+            time.sleep(0.02)
+        load(stack)
+
+    monkeypatch.setattr(workers, "load_states", when_one_is_over)
+    over, long, bad = workers.train_jobs(jobs, stacks, Workers(workers=2))
+    assert over.error is None and over.outcome == "diverged"
+    assert "fail_fast" in str(long.error) and run_dir.read_status(tmp_path / "long")["state"] == "stopped"
+    assert isinstance(bad.error, ValueError)
 
 
 def test_who_is_left_has_all_cores(tmp_path: Path, small_run, monkeypatch: pytest.MonkeyPatch):
