@@ -68,7 +68,7 @@ class Processes:
         try:
             with self._started(stack) as pipe, ExitStack() as bars:
                 shown = relay.Shown(self._progress, bars)
-                while (message := pipe.recv()) is not None:
+                while (message := self._receive(pipe)) is not None:
                     match message:
                         case relay.Said():
                             shown(message)
@@ -78,12 +78,16 @@ class Processes:
                             if isinstance(message, Started):
                                 self._brought.set()
                             yield message
-        except (EOFError, ConnectionResetError):
+        finally:
+            self._brought.set()
+
+    def _receive(self, pipe: Connection) -> Any:
+        try:
+            return pipe.recv()
+        except (EOFError, OSError):  # the latter where it ended in the middle of a message
             if self._stopped:
                 raise KeyboardInterrupt from None
             raise RuntimeError("its process ended before it did") from None
-        finally:
-            self._brought.set()
 
     def stop(self) -> None:
         """Ends whatever trains; nothing begins after it."""
@@ -138,15 +142,12 @@ def _train(pipe: Connection, stack: Stack, threads: int) -> None:
         with told.task(stack.name, None, "samples") as bar:
             for event in sweep.events(stack, told, bar):
                 told.send(event)
-                while pipe.poll():
-                    sweep.share_threads(pipe.recv())
+                for count in told.answers():
+                    sweep.share_threads(count)
         last = None
-    except (BrokenPipeError, EOFError):
-        return  # the command was killed
     except Exception as error:
         last = _Failed(_portable(error), traceback.format_exc())
-    with suppress(BrokenPipeError):
-        told.send(last)
+    told.send(last)
 
 
 def _portable(error: Exception) -> Exception:

@@ -42,6 +42,15 @@ class Shown:
             getattr(self._open[said.bar][1], said.what)(said.value)
 
 
+@contextmanager
+def _in_touch() -> Iterator[None]:
+    """Ends this process, quietly, where the other is gone."""
+    try:
+        yield
+    except (ConnectionError, EOFError):
+        raise SystemExit from None
+
+
 class Relay(console.Progress):
     """Bars of this process, shown by another."""
 
@@ -49,8 +58,14 @@ class Relay(console.Progress):
         self._pipe, self._numbers, self._turn = pipe, itertools.count(), threading.Lock()
 
     def send(self, message: object) -> None:
-        with self._turn:
+        with self._turn, _in_touch():
             self._pipe.send(message)
+
+    def answers(self) -> Iterator[Any]:
+        """What has come back since the last time."""
+        with _in_touch():
+            while self._pipe.poll():
+                yield self._pipe.recv()
 
     def notice(self, text: str) -> None:
         self.send(Said("notice", text))

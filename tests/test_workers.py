@@ -1,11 +1,14 @@
 """Stacks in other processes and on a cluster; every launcher that Hydra users have."""
 
 import errno
+import fcntl
 import multiprocessing
 import os
 import signal
+import termios
 import threading
 import time
+from array import array
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ from conftest import SMALL
 from test_cli import command
 
 from mlp_sweep import plan, processes, run_dir, sweep, workers
+from mlp_sweep.events import Started
 from mlp_sweep.workers import Workers
 
 
@@ -162,6 +166,23 @@ def test_what_is_stopped_leaves_no_process_and_can_be_resumed(tmp_path: Path, sm
     for name in ("0", "1"):
         assert run_dir.read_status(tmp_path / name)["state"] == "stopped"
         assert run_dir.standing(tmp_path / name, run_dir.read_status(tmp_path / name)).lines
+
+
+@pytest.mark.parametrize("stopped", [True, False])
+def test_who_ends_in_the_middle_of_a_message_has_ended(tmp_path: Path, small_run, stopped: bool):
+    """Its first epoch's state is more than a pipe holds, and nobody reads it."""
+    pool = processes.Processes(1, 1)
+    [stack] = planned(tmp_path, [small_run("model.hidden=[2000]")], 1)
+    happenings = pool.events(stack)
+    assert isinstance(next(happenings), Started)
+    [(pipe, process)] = pool._running.items()
+    unread = array("i", [0])
+    while unread[0] < 2**15:
+        fcntl.ioctl(pipe.fileno(), termios.FIONREAD, unread)
+        time.sleep(0.02)
+    pool.stop() if stopped else process.kill()
+    with pytest.raises(KeyboardInterrupt if stopped else RuntimeError):
+        list(happenings)
 
 
 @pytest.mark.slow
