@@ -4,8 +4,13 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hypothesis import HealthCheck, settings
 
 from mlp_sweep import cli, config  # noqa: F401 (cli registers the schema)
+
+# How busy the machine is decides no test: in a fresh clone the first text alone, its tables made, takes seconds.
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")
 
 SMALL = ("roll=2", "dataset.image_size=8", "dataset.samples_per_class=11", "dataset.val_per_class=5", "epochs=3")
 

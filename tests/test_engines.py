@@ -50,7 +50,7 @@ def same(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 @pytest.mark.parametrize("products", PRODUCTS[:3], ids=lambda p: p.name)
 @given(st.lists(WIDTHS, max_size=3), WIDTHS | st.just(24), st.integers(2, 12), OPTIMIZERS, st.data())
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 def test_equals_autograd_over_fifty_steps(products, hidden, features, classes, optimizer, data):
     """float64, against torch.optim.SGD, to 1e-12: momentum, Nesterov, weight decay, per-member r, lr, seed."""
     slopes = data.draw(st.lists(st.floats(0.5, 2.5), min_size=1, max_size=3))
@@ -98,7 +98,7 @@ def test_one_step_written_out_in_numpy():
     st.integers(2, 9), st.lists(WIDTHS, max_size=3), st.sampled_from([1, 3, 37, 192, 768, 3072]), st.integers(2, 72),
     st.sampled_from([1, 2, 7, 37, 64]), OPTIMIZERS,
 )  # fmt: skip
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_same_bits_alone_and_stacked(products, members, hidden, features, classes, size, optimizer):
     """Loss, hits, evaluation and weights, with a last short batch, odd widths, and members dropped on the way."""
     runs = [member(1 + m % 3, 0.03 / (m + 1), m, hidden, optimizer) for m in range(members)]
@@ -182,7 +182,7 @@ class TestSlopeIsALearningRate:
 
 
 @given(st.lists(WIDTHS, max_size=3), st.integers(1, 40), OPTIMIZERS)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_gradient_norm_is_the_gradients_norm(hidden, size, optimizer):
     runs = [member(1.5, 0.02, 1, hidden, optimizer), member(0.7, 0.3, 2, hidden, optimizer)]
     stacked = StackedEngine(runs, 20, 5, CPU, torch.float64)
