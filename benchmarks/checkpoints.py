@@ -16,7 +16,7 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 
-from mlp_sweep import cli, config, plan, record, workers
+from mlp_sweep import cli, config, machine, plan, record, workers
 from mlp_sweep.events import Epoch, Event, Started
 from mlp_sweep.run_dir import RunDir
 
@@ -74,7 +74,7 @@ def main() -> None:
         for number, run in enumerate(runs(args.members, args.root, args.samples)):
             run.epochs = 2 * args.rounds + 2
             jobs.append(plan.job(run, Path(folder) / f"{number}"))
-        [stack] = plan.stacks(jobs, None, plan.free_memory())
+        [stack] = plan.stacks(jobs, None, machine.free_memory())
         timed = Timed()
         results = list(record.record(stack, timed(workers.events(stack), args.members)))
         size = stack.bytes / 1e6

@@ -7,7 +7,7 @@ from multiprocessing.connection import Connection
 
 import torch
 
-from mlp_sweep import processes
+from mlp_sweep import machine
 
 STEPS = 16  # between two meetings, where a sweep meets at its end
 
@@ -16,7 +16,7 @@ STEPS = 16  # between two meetings, where a sweep meets at its end
 def dealt(build: Callable[[int, int], Callable[[], int]], members: int, batch: int) -> Iterator[Callable[[], int]]:
     """`build(members, batch)` is called in each process, for its share of the members, and its step there."""
     context = multiprocessing.get_context("forkserver")
-    count = min(processes.cores(), members)
+    count = min(machine.cores(), members)
     pipes, started = [], []
     for part in range(count):
         pipe, theirs = context.Pipe()

@@ -14,9 +14,8 @@ import numpy as np
 import torch
 from hydra import compose, initialize_config_dir
 
-from mlp_sweep import cli, config, engines
+from mlp_sweep import cli, config, engines, machine
 from mlp_sweep.data.batches import Batches, order
-from mlp_sweep.data.read_ahead import free_memory
 from mlp_sweep.data.writer import header
 
 assert cli  # its import registers the schema with Hydra
@@ -41,7 +40,7 @@ def main() -> None:
         os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
         os.close(file)
         limit_memory(limit)
-        print(f"limit {free_memory() / 1e9:.2f} GB, cache {x_NCHW.nbytes / 1e9:.2f} GB, {count:,} pictures")
+        print(f"limit {machine.total_memory() / 1e9:.2f} GB, cache {x_NCHW.nbytes / 1e9:.2f} GB, {count:,} pictures")
         rates("read ahead", x_NCHW, in_memory=None)
         rates("in memory again", np.array(x_NCHW[:SMALL]), in_memory=True)
         status = Path("/proc/self/status").read_text().splitlines()

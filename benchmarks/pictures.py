@@ -7,7 +7,6 @@ cores, and what that makes for the 1,281,167 + 50,000 pictures of ImageNet-1k at
 import argparse
 import io
 import itertools
-import os
 import resource
 import tempfile
 import time
@@ -18,7 +17,7 @@ import numpy as np
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
-from mlp_sweep import cli, config, console
+from mlp_sweep import cli, config, console, machine
 from mlp_sweep.data import load
 from mlp_sweep.data.archive import Archive
 from mlp_sweep.data.decode import Rules, decode
@@ -84,7 +83,7 @@ def imagenet(photos: list[Path]) -> None:
         tree, data_dir = settings(f"{folder}/prepared"), f"{folder}/data"
         rate = COPIES * len(photos) / timed(lambda: load(tree, 0, data_dir, console.Progress()))
         before, tree = peak(), settings(f"{folder}/listed")
-        print(f"preparation on {os.cpu_count()} cores: {rate:,.0f} photographs a second, at most {before:,.0f} MB")
+        print(f"preparation on {machine.cores()} cores: {rate:,.0f} photographs a second, at most {before:,.0f} MB")
         seconds = timed(lambda: source(tree, 0, console.Progress()).listing())
         more = peak() - before
         scale = IMAGENET / (LISTED * len(photos))

@@ -22,7 +22,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from . import asked, config, console, plan, resume, run_dir
+from . import asked, config, console, machine, plan, resume, run_dir
 from .workers import Workers, train_jobs
 
 for (group, name), schema in config.SCHEMAS.items():
@@ -53,7 +53,7 @@ class Hooks(Callback):
         Hooks.run_dir = Path(config.hydra.run.dir)
         try:
             run = _to_run(config)
-            plan.stacks([plan.job(run, Hooks.run_dir)], None, plan.free_memory())
+            plan.stacks([plan.job(run, Hooks.run_dir)], None, machine.free_memory())
             if not run.dry_run:
                 asked.run(Hooks.run_dir, asdict(run))
         except USER_ERRORS as error:
@@ -94,7 +94,7 @@ def _main() -> None:
 def _task(cfg: DictConfig) -> float:
     """One run, in the directory that Hydra made for it; the objective for a sweeper that wants one."""
     job = plan.job(_to_run(cfg), Path(HydraConfig.get().runtime.output_dir))
-    planned = plan.stacks([job], None, plan.free_memory())
+    planned = plan.stacks([job], None, machine.free_memory())
     if job.run.dry_run:
         console.result(plan.listing(planned))
         return 0.0
@@ -121,7 +121,8 @@ def _batch(
             f"{path}: the directory of two jobs; set another name, hydra.sweep.subdir='${{hydra.job.num}}'"
         )
     workers = Workers(**{key: value for key, value in launcher.items() if key != "max_members"})
-    planned = plan.stacks(jobs, launcher["max_members"], plan.free_memory(), workers.at_once([job.run for job in jobs]))
+    at_once = workers.at_once([job.run for job in jobs])
+    planned = plan.stacks(jobs, launcher["max_members"], machine.free_memory(), at_once)
     console.notice(plan.describe(planned, jobs))
     if any(job.run.dry_run for job in jobs):
         console.result(plan.listing(planned))

@@ -7,7 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from . import config, console
+from . import config, console, machine
 from .run_dir import STATUS, Standing, is_run, read_status, stamp, standing
 
 FREE_SHARE = 0.5  # of the free memory that a stack may take
@@ -177,7 +177,7 @@ def member_bytes(run: config.Run, unknown_classes: int = 1000) -> int:
 
 def _check_memory(run: config.Run) -> None:
     """ValueError where one member alone takes more than the machine has; a cnn is smaller than this reckoning of it."""
-    needed, there = member_bytes(run, unknown_classes=2), _meminfo("MemTotal", 2**63)
+    needed, there = member_bytes(run, unknown_classes=2), machine.total_memory()
     if run.model.name in ("mlp", "linear") and needed > there:
         largest = {"model.hidden": max(run.model.hidden, default=0), "batch_size": run.batch_size,
                    "dataset.image_size": run.dataset.image_size**2}  # fmt: skip
@@ -208,16 +208,3 @@ def listing(planned: Sequence[Stack]) -> str:
             first, *equal = [path.name for path in member.paths]
             lines.append(f"  {first}" + "".join(f"\n    equal: {name}" for name in equal))
     return "\n".join(lines)
-
-
-def free_memory() -> int:
-    """Bytes of main memory that can be had now; half of a GiB where the system does not say."""
-    return _meminfo("MemAvailable", 2**29)
-
-
-def _meminfo(key: str, unknown: int) -> int:
-    try:
-        with open("/proc/meminfo") as file:
-            return next(int(line.split()[1]) * 1024 for line in file if line.startswith(key))
-    except (OSError, StopIteration):
-        return unknown

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import console
+from . import console, machine
 
 if TYPE_CHECKING:
     import numpy as np
@@ -108,7 +108,7 @@ def classified(
             return getattr(error, "strerror", None) or str(error)
 
     classes, names = predictor.trained_on.classes, predictor.trained_on.names
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(machine.cores()) as pool:
         while some := list(itertools.islice(paths, TOGETHER)):
             ready = list(pool.map(prepared, some))
             arrays = [x_CHW for x_CHW in ready if not isinstance(x_CHW, str)]

@@ -7,7 +7,6 @@ What they have to say, records and progress alike, goes to the process of the co
 
 import multiprocessing
 import multiprocessing.forkserver
-import os
 import pickle
 import signal
 import threading
@@ -19,19 +18,11 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from typing import Any
 
-from . import config, console, relay
+from . import config, console, machine, relay
 from .events import Event, Started
 from .plan import Stack
 
 AVAILABLE = "forkserver" in multiprocessing.get_all_start_methods()
-
-
-def cores() -> int:
-    """Those that this process may use: OMP_NUM_THREADS, as torch reads it, or what the system allots."""
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    if asked.isdecimal() and int(asked):
-        return int(asked)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def warm() -> None:
@@ -127,7 +118,7 @@ class Processes:
     @property
     def threads(self) -> int:
         """Of each process; those that are left have the cores of those that ended."""
-        return max(1, cores() // max(1, min(self.at_once, self._left)))
+        return max(1, machine.cores() // max(1, min(self.at_once, self._left)))
 
 
 def _train(pipe: Connection, stack: Stack, threads: int) -> None:

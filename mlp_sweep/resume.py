@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from . import asked, config, console, plan, run_dir
+from . import asked, config, console, machine, plan, run_dir
 from .plan import Job
 from .workers import Workers, train_jobs
 
@@ -42,7 +42,7 @@ def resume(path: Path, changes: list[str]) -> None:
         raise ValueError(f"{path}: {'no run in it' if path.is_dir() else 'no such folder'}")
     jobs = [job(folder, settings, changes) for folder, settings in wanted.items()]
     workers = Workers()
-    planned = plan.stacks(jobs, None, plan.free_memory(), workers.at_once([job.run for job in jobs]))
+    planned = plan.stacks(jobs, None, machine.free_memory(), workers.at_once([job.run for job in jobs]))
     console.notice(plan.describe(planned, jobs))
     results = train_jobs(jobs, planned, workers)
     errors = {result.path: result.error for result in results if result.error}

@@ -60,7 +60,7 @@ def events(stack: Stack, progress: console.Progress, bar: console.Bar) -> Genera
 
 
 def share_threads(threads: int) -> None:
-    """Leaves the other cores to other processes, where no bit of the numbers comes of it."""
+    """Leaves the other cores to other processes, where it changes no bit of the numbers."""
     if kernels.choose(torch.device("cpu")).any_threads:
         torch.set_num_threads(threads)
 

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from . import config, console, plan, processes, run_dir
+from . import config, console, machine, plan, processes, run_dir
 from .events import Event
 from .plan import Job, Stack
 from .record import Result, objective, record
@@ -49,8 +49,8 @@ class Workers:
             return self.workers
         if self.backend == "local" and not all(_shares_cores(run) for run in runs):
             return 1
-        room = int(plan.FREE_SHARE * plan.free_memory()) // PROCESS_BYTES
-        return max(1, min(processes.cores(), room))
+        room = int(plan.FREE_SHARE * machine.free_memory()) // PROCESS_BYTES
+        return max(1, min(machine.cores(), room))
 
     def prepare(self, planned: list[Stack]) -> None:
         """Begins with what training will take, while there is other work to do first."""
@@ -148,6 +148,7 @@ def events(stack: Stack) -> Generator[Event]:
     from . import sweep  # imports torch, which a process that only records does without
 
     load_states(stack)
+    sweep.share_threads(machine.cores())  # torch by itself knows nothing of a container's share
     progress = console.Progress()
     with progress.task(stack.name, None, "samples") as bar:
         yield from sweep.events(stack, progress, bar)

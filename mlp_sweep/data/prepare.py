@@ -1,6 +1,5 @@
 """Listed pictures to uint8 chunks, decoded on all cores, with the sums that mean and deviation are made of."""
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -8,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .. import config
+from .. import config, machine
 from .listing import Listing, Picture
 
 STEP = 32  # pictures a thread takes at a time; the decoders let go of the interpreter's lock
@@ -57,7 +56,7 @@ def decoded(
         chunk.skipped = skipped
         return chunk
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(machine.cores()) as pool:
         parts: deque[Future[Chunk]] = deque()
         for start in range(0, len(split), STEP):
             if len(parts) == AHEAD:

@@ -9,11 +9,12 @@ import mmap
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from threading import Semaphore, Thread
 
 import numpy as np
 import torch
+
+from .. import machine
 
 AHEAD = 100 << 20  # bytes asked for before they are needed; with a quarter of it the training waits for the disk
 SHARE = 0.5  # of the memory that is free: a larger split is read ahead
@@ -66,20 +67,5 @@ def fits(nbytes: int, device: torch.device) -> bool:
     """Whether a split can lie in the device's memory and leave as much again for the rest."""
     if not hasattr(os, "posix_fadvise"):  # not Linux: nobody to ask for rows
         return True
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else machine.free_memory()
     return nbytes <= SHARE * free
-
-
-def free_memory() -> int:
-    """Bytes of memory that a process may still take, by Linux: the machine's, or its control group's if less."""
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    for line in Path("/proc/self/cgroup").read_text().splitlines():
-        _, controllers, group = line.split(":", 2)
-        root = Path("/sys/fs/cgroup", "memory" if controllers == "memory" else "")
-        for folder in (root, root / group.lstrip("/")):  # in a container its own group is the root
-            for path in (folder / "memory.limit_in_bytes", folder / "memory.max"):  # of version 1 and 2
-                limit = path.read_text().strip() if path.is_file() else ""
-                if limit.isdigit():
-                    free = min(free, int(limit))
-    return free
