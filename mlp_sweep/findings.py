@@ -13,7 +13,7 @@ from scipy import stats
 
 from .aggregate import COMPLETE, LOST, Sweep
 from .config import WITH_SLOPE
-from .statistics import CONFIDENCE, LEAST_PAIRS, TOO_FEW, Comparison, baselines, compare, measures
+from .statistics import CONFIDENCE, LEAST_PAIRS, TOO_FEW, Comparison, baselines, compare, holm, measures
 
 HOLDS, FAILS, UNKNOWN = "holds", "does not hold", "cannot tell"
 FOR, AGAINST, ALIKE, OPEN = "for", "against", "alike", "open"
@@ -22,7 +22,7 @@ LARGE_R = 10.0  # an order of magnitude over ReLU's slope
 SPATIAL = ("cnn",)  # models that see which pixels are neighbours
 
 _TEST = f"two-sided paired t test over seeds, Holm-corrected over the configurations, p < {ALPHA:.2f}"
-_LOST = f"lost (diverged, or collapsed) in more than half of at least {LEAST_PAIRS} seeds"
+_SHARES = "one-sided exact test of Boschloo of the two shares"
 
 
 @dataclass
@@ -74,19 +74,20 @@ def faster_at_first(runs: pd.DataFrame) -> Finding:
         "Scaled ReLU converges faster at first",
         "Compared with ReLU seed by seed: the training loss, averaged over the first quarter of the epochs. For: it is "
         f"lower ({_TEST}). Against: it is higher by the same test, or more than half of at least {LEAST_PAIRS} runs "
-        "diverged within that quarter.",
+        "diverged within that quarter and none of ReLU's.",
         {FOR: "Faster", AGAINST: "Not faster", OPEN: "Cannot tell"},
         missing="No scaled ReLU beside a ReLU of the same other settings.",
     )
     against = _against_relu(runs)
-    for pair in compare(runs, against, ("early_train_loss",)):
-        group = _ended(runs[runs.configuration == pair.configuration])
-        gone = int(group.early_train_loss.isna().sum())
+    for pair in compare(runs, against.items(), ("early_train_loss",)):
+        group, relu = (_ended(runs[runs.configuration == name]) for name in (pair.configuration, pair.baseline))
+        gone, relu_gone = (int(one.early_train_loss.isna().sum()) for one in (group, relu))
         figures = _difference(pair, "training loss {} than ReLU's over the first quarter")
-        if gone:
-            figures = f"{gone} of {len(group)} runs diverged in the first quarter; {figures}"
+        if gone or relu_gone:
+            relus = f", {relu_gone} of {len(relu)} of ReLU" if relu_gone else ""
+            figures = f"{gone} of {len(group)} runs diverged in the first quarter{relus}; {figures}"
         side = _side(pair, want=-1)
-        if len(group) >= LEAST_PAIRS and gone > len(group) / 2:
+        if len(group) >= LEAST_PAIRS and gone > len(group) / 2 and not relu_gone:
             side = AGAINST
         finding.evidence.append(Evidence(pair.configuration, side, figures))
     return finding
@@ -95,33 +96,30 @@ def faster_at_first(runs: pd.DataFrame) -> Finding:
 def relu_more_stable(runs: pd.DataFrame) -> Finding:
     finding = Finding(
         "ReLU is more stable",
-        f"Compared with ReLU seed by seed. For: the configuration was {_LOST} while ReLU was lost in none; or neither "
-        f"was lost in any and its largest rise of the training loss is larger ({_TEST}). Against: the same with the "
-        "sides changed. Alike: neither was lost in any seed and no training loss ever rose.",
+        f"Compared with ReLU over at least {LEAST_PAIRS} runs of each. For: more of its runs were lost, diverged or "
+        f"collapsed ({_SHARES}, Holm-corrected over the configurations, p < {ALPHA:.2f}); or none of either was lost "
+        f"and its largest rise of the training loss is larger ({_TEST}). Against: the same with the sides changed. "
+        "Alike: none of either was lost and no training loss ever rose.",
         {FOR: "Less stable than ReLU", AGAINST: "More stable than ReLU", ALIKE: "As stable", OPEN: "Cannot tell"},
         missing="No scaled ReLU beside a ReLU of the same other settings.",
     )
     against = _against_relu(runs)
-    for pair in compare(runs, against, ("largest_jump",)):
-        pairs = pd.concat(
-            [_lost_by_seed(runs, pair.configuration), _lost_by_seed(runs, pair.baseline)], axis=1
-        ).dropna()
-        scaled, relu = pairs.iloc[:, 0] > 0, pairs.iloc[:, 1] > 0
-        n, only_scaled, only_relu = len(pairs), int((scaled & ~relu).sum()), int((relu & ~scaled).sum())
-        figures = f"lost in {scaled.sum()} of {n} seeds, ReLU in {relu.sum()}"
-        if scaled.any() or relu.any():
-            if only_scaled + only_relu:
-                worse = max(only_scaled, only_relu)
-                p = stats.binomtest(worse, only_scaled + only_relu, alternative="greater").pvalue
-                figures += f" (one-sided sign test p = {p:.2g})"
-            side = FOR if only_scaled > n / 2 and not relu.any() else OPEN
-            side = AGAINST if only_relu > n / 2 and not scaled.any() else side
+    lost = {name: _lost(runs[runs.configuration == name]) for name in {*against, *against.values()}}
+    more = holm([_more_lost(lost[name], lost[base]) for name, base in against.items()])
+    less = holm([_more_lost(lost[base], lost[name]) for name, base in against.items()])
+    pairs = compare(runs, against.items(), ("largest_jump",))
+    for pair, p_more, p_less in zip(pairs, more, less, strict=True):
+        (gone, n), (relu_gone, relu_n) = lost[pair.configuration], lost[pair.baseline]
+        figures = f"lost in {gone} of {n} runs, ReLU in {relu_gone} of {relu_n}"
+        if gone or relu_gone:
+            figures += f" (p {_p(min(p_more, p_less))})"
+            side = FOR if p_more < ALPHA else AGAINST if p_less < ALPHA else OPEN
         else:
             rises = runs[runs.configuration.isin([pair.configuration, pair.baseline])].largest_jump
             side = ALIKE if rises.max() == 0 else _side(pair, want=1)
             risen = _difference(pair, "largest rise of the training loss {} than ReLU's")
             figures += "; no training loss ever rose" if side == ALIKE else f"; {risen}"
-        if n < LEAST_PAIRS:
+        if min(n, relu_n) < LEAST_PAIRS:
             side, figures = OPEN, f"{figures}: {TOO_FEW}"
         finding.evidence.append(Evidence(pair.configuration, side, figures))
     return finding
@@ -130,27 +128,23 @@ def relu_more_stable(runs: pd.DataFrame) -> Finding:
 def large_r_unstable(runs: pd.DataFrame) -> Finding:
     finding = Finding(
         "Large scaling factors make training unstable",
-        "Among runs that differ in r alone, ReLU being r = 1. For: the configuration of the largest r was "
-        f"{_LOST}, and that of the smallest in none of at least {LEAST_PAIRS}. Against: the largest r is {LARGE_R:g} "
-        f"or more, and at least {LEAST_PAIRS} runs of it were all trained to their end. In brackets: the 95 % "
-        "Clopper-Pearson interval of the share lost.",
+        "Among runs that differ in r alone, ReLU being r = 1. For: more runs of the largest r were lost, diverged or "
+        f"collapsed, than of the smallest ({_SHARES}, p < {ALPHA:.2f}). Against: the largest r is {LARGE_R:g} or more, "
+        f"and at least {LEAST_PAIRS} runs of it were all trained to their end. In brackets: the 95 % Clopper-Pearson "
+        "interval of the share lost.",
         {FOR: "Unstable at its largest r", AGAINST: "Stable at its largest r", OPEN: "Cannot tell"},
         missing="No runs that differ in r alone.",
     )
-    slopes = runs[runs["activation.name"].isin(["relu", *WITH_SLOPE])]
+    slopes = _ended(runs[runs["activation.name"].isin(["relu", *WITH_SLOPE])])
     for others, group in slopes.groupby("others", sort=False):
-        shares = _ended(group).groupby("activation.r").outcome.agg(lambda o: o.isin(LOST).sum())
-        counts = _ended(group).groupby("activation.r").size()
-        if len(shares) < 2:
+        lost = {float(str(r)): _lost(of_r) for r, of_r in group.groupby("activation.r")}
+        if len(lost) < 2:
             continue
-        small, large = shares.index[0], shares.index[-1]
-        side = OPEN
-        if counts[large] >= LEAST_PAIRS:
-            if shares[large] > counts[large] / 2 and shares[small] == 0 and counts[small] >= LEAST_PAIRS:
-                side = FOR
-            elif shares[large] == 0 and large >= LARGE_R:
-                side = AGAINST
-        figures = "; ".join(_share(r, int(shares[r]), int(counts[r])) for r in shares.index)
+        small, *_, large = lost
+        side = FOR if _more_lost(lost[large], lost[small]) < ALPHA else OPEN
+        if lost[large][0] == 0 and lost[large][1] >= LEAST_PAIRS and large >= LARGE_R:
+            side = AGAINST
+        figures = "; ".join(_share(r, *counts) for r, counts in lost.items())
         finding.evidence.append(Evidence(f"r = {small:g} to {large:g} {others}".strip(), side, figures))
     return finding
 
@@ -158,8 +152,9 @@ def large_r_unstable(runs: pd.DataFrame) -> Finding:
 def mlp_limited(runs: pd.DataFrame, varied: list[str]) -> Finding:
     finding = Finding(
         "The MLP is limited for want of spatial features",
-        f"Compared seed by seed with a model that has them ({', '.join(SPATIAL)}) under the same other settings: the "
-        f"best validation accuracy of any epoch. For: the MLP's is lower ({_TEST}). Against: it is higher.",
+        f"Compared seed by seed with every model that has them ({', '.join(SPATIAL)}) under the same other settings: "
+        f"the best validation accuracy of any epoch. For: the MLP's is lower than that of one of them ({_TEST}). "
+        "Against: it is higher than that of each.",
         {FOR: "Lower than with spatial features", AGAINST: "Higher", OPEN: "Cannot tell"},
         missing="No runs of a model with spatial features to compare with (model=cnn).",
     )
@@ -167,12 +162,18 @@ def mlp_limited(runs: pd.DataFrame, varied: list[str]) -> Finding:
         return finding
     same = [c for c in varied if not c.startswith("model.")]
     one = runs.drop_duplicates("configuration").assign(key=lambda r: r[same].astype(str).agg(" ".join, axis=1))
-    spatial = one[one["model.name"].isin(SPATIAL)].drop_duplicates("key").set_index("key").configuration
+    spatial = one[one["model.name"].isin(SPATIAL)].groupby("key").configuration.agg(list)
     mlp = one[(one["model.name"] == "mlp") & one.key.isin(spatial.index)]
-    against = {str(name): str(spatial[key]) for name, key in zip(mlp.configuration, mlp.key, strict=True)}
-    for pair in compare(runs, against, ("best_val_accuracy",)):
-        figures = _difference(pair, f"best validation accuracy {{}} than {pair.baseline}'s")
-        finding.evidence.append(Evidence(pair.configuration, _side(pair, want=-1), figures))
+    pairs = [(str(row.configuration), name) for row in mlp.itertuples() for name in spatial[row.key]]
+    compared = compare(runs, pairs, ("best_val_accuracy",))
+    for name in mlp.configuration:
+        of_it = [pair for pair in compared if pair.configuration == name]
+        sides = {_side(pair, want=-1) for pair in of_it}
+        side = FOR if FOR in sides else AGAINST if sides == {AGAINST} else OPEN
+        figures = "; ".join(
+            _difference(pair, f"best validation accuracy {{}} than {pair.baseline}'s") for pair in of_it
+        )
+        finding.evidence.append(Evidence(str(name), side, figures))
     return finding
 
 
@@ -195,9 +196,19 @@ def _ended(runs: pd.DataFrame) -> pd.DataFrame:
     return runs[runs.outcome.isin([*COMPLETE, *LOST])]
 
 
-def _lost_by_seed(runs: pd.DataFrame, configuration: str) -> pd.Series:
-    group = _ended(runs[runs.configuration == configuration])
-    return group.outcome.isin(LOST).groupby(group.seed).max()
+def _lost(runs: pd.DataFrame) -> tuple[int, int]:
+    """(lost, ended): one run a seed, lost where the seed was."""
+    ended = _ended(runs)
+    by_seed = ended.outcome.isin(LOST).groupby(ended.seed).max()
+    return int(by_seed.sum()), len(by_seed)
+
+
+def _more_lost(lost: tuple[int, int], base: tuple[int, int]) -> float:
+    """p that the first share is no larger; 1 where there are too few runs to say."""
+    (k, n), (base_k, base_n) = lost, base
+    if min(n, base_n) < LEAST_PAIRS or k * base_n <= base_k * n:
+        return 1.0
+    return float(stats.boschloo_exact([[k, base_k], [n - k, base_n - base_k]], alternative="greater").pvalue)
 
 
 def _side(pair: Comparison, want: int) -> str:
@@ -215,8 +226,11 @@ def _difference(pair: Comparison, sentence: str) -> str:
     said = f"{pair.pairs} seeds: {sentence.format(said)}"
     if pair.note:
         return f"{said}; {pair.note}"
-    p = "< 0.001" if pair.p < 0.001 else f"= {pair.p:.2g}"
-    return f"{said} (difference {pair.difference:+.3g}, 95 % {pair.low:+.3g} to {pair.high:+.3g}; p {p})"
+    return f"{said} (difference {pair.difference:+.3g}, 95 % {pair.low:+.3g} to {pair.high:+.3g}; p {_p(pair.p)})"
+
+
+def _p(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"= {p:.2g}"
 
 
 def _share(r: float, lost: int, runs: int) -> str:

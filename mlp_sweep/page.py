@@ -84,11 +84,11 @@ def render(
 
 
 def configuration_row(row: dict[Any, Any]) -> list[Cell]:
-    ended = row["ok"] + row["collapsed"]
-    cells = [Cell(row["configuration"], row["configuration"]), Cell(f"{ended} of {row['runs']}", ended)]
+    cells = [Cell(row["configuration"], row["configuration"])]
+    cells.append(Cell(f"{row['in_means']} of {row['runs']}", row["in_means"]))
     for measure, (_, form) in COLUMNS.items():
         cells.append(_figure(row[measure], row[f"{measure}_low"], row[f"{measure}_high"], form))
-    tried = f"{row['reached_baseline']} of {row['runs']}"
+    tried = f"{row['reached_baseline']} of {row['ended']}"
     if math.isnan(row["baseline_accuracy"]):
         cells.append(Cell("no baseline", ""))
     elif math.isnan(row["epochs_to_baseline"]):

@@ -24,7 +24,7 @@ def write(paths: list[Path], out: Path, baseline: str | None = None, refresh: in
     sweep = aggregate.read(paths)
     summary = statistics.summary(sweep, baseline)
     runs = statistics.measures(sweep)
-    comparisons = statistics.compare(runs, statistics.baselines(runs, baseline))
+    comparisons = statistics.compare(runs, statistics.baselines(runs, baseline).items())
     if out.is_symlink():  # in a stranger's sweep it could lead anywhere
         raise ValueError(f"{out}: a link; remove it, or name another folder with --out")
     out.mkdir(parents=True, exist_ok=True)

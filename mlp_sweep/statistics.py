@@ -4,6 +4,8 @@ Seeds are the replicates. Means cover the runs that trained to their end with fi
 counts beside them say how many of how many those are: a diverged run has no final figure, and is never averaged away.
 """
 
+import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy import special, stats
 
-from .aggregate import COMPLETE, OUTCOMES, Sweep
+from .aggregate import COMPLETE, LOST, OUTCOMES, Sweep
 
 CONFIDENCE = 0.95
 LEAST_PAIRS = 3  # below, a t test has one degree of freedom or none
@@ -94,6 +96,8 @@ def summary(sweep: Sweep, baseline: str | None = None) -> pd.DataFrame:
     """A row per configuration: its settings, its runs by outcome, and each measure with its interval."""
     runs = measures(sweep)
     base = baselines(runs, baseline)
+    if all(name == other for name, other in base.items()):  # as where only learning rates differ: nothing to reach
+        base = {}
     rows = []
     for name, group in runs.groupby("configuration", sort=False):
         counts = group.outcome.value_counts()
@@ -101,23 +105,22 @@ def summary(sweep: Sweep, baseline: str | None = None) -> pd.DataFrame:
         row |= {"seeds": group.seed.nunique(), "runs": len(group)}
         row |= {outcome: int(counts.get(outcome, 0)) for outcome in OUTCOMES}
         row["in_means"] = int(group.outcome.isin(COMPLETE).sum())
+        row["ended"] = int(group.outcome.isin([*COMPLETE, *LOST]).sum())
         for measure in MEASURES:
             row[measure], row[f"{measure}_low"], row[f"{measure}_high"] = mean_interval(by_seed(group, measure))
         target = by_seed(runs[runs.configuration == base.get(str(name))], "final_val_accuracy").mean()
-        rows.append(row | _epochs_to(target, sweep.epochs[sweep.epochs.run.isin(group.run)]))
+        ended = group.run[group.outcome.isin([*COMPLETE, *LOST])]
+        rows.append(row | _epochs_to(target, sweep.epochs, ended))
     return pd.DataFrame(rows)
 
 
-def _epochs_to(target: float, epochs: pd.DataFrame) -> dict[str, float]:
+def _epochs_to(target: float, epochs: pd.DataFrame, runs: pd.Series) -> dict[str, float]:
     """Median over the runs of the first epoch at the target accuracy; a run that never gets there counts as later."""
-    if np.isnan(target):
-        return {"baseline_accuracy": np.nan, "epochs_to_baseline": np.nan, "reached_baseline": 0}
-    reached = epochs[epochs.val_accuracy >= target].groupby("run").epoch.min().astype(float)
-    median = reached.reindex(epochs.run.unique(), fill_value=np.inf).median()
-    never = not np.isfinite(median)
+    reached = epochs[epochs.run.isin(runs) & (epochs.val_accuracy >= target)].groupby("run").epoch.min()
+    median = reached.astype(float).reindex(runs, fill_value=np.inf).median()
     return {
         "baseline_accuracy": target,
-        "epochs_to_baseline": np.nan if never else median,
+        "epochs_to_baseline": median if np.isfinite(median) else np.nan,
         "reached_baseline": len(reached),
     }
 
@@ -140,17 +143,16 @@ def baselines(runs: pd.DataFrame, baseline: str | None = None) -> dict[str, str]
     raise ValueError(f"baseline {wanted!r}: no such configuration (here: {', '.join(known.configuration)})")
 
 
-def compare(runs: pd.DataFrame, against: dict[str, str], columns: tuple[str, ...] = COMPARED) -> list[Comparison]:
-    """Each configuration less its baseline, on each measure; Holm's correction is over the configurations of one."""
+def compare(
+    runs: pd.DataFrame, pairs: Iterable[tuple[str, str]], columns: tuple[str, ...] = COMPARED
+) -> list[Comparison]:
+    """Each (configuration, baseline), the one less the other, by measure; Holm's correction is over those of one."""
     groups = {str(name): group for name, group in runs.groupby("configuration", sort=False)}
+    pairs = [(name, base) for name, base in pairs if name != base]
     compared = []
     for measure in columns:
-        figures = {name: by_seed(groups[name], measure) for name in {*against, *against.values()}}
-        tested = [
-            Comparison(measure, name, base, **paired(figures[name], figures[base]))
-            for name, base in against.items()
-            if name != base
-        ]
+        figures = {name: by_seed(groups[name], measure) for name in itertools.chain(*pairs)}
+        tested = [Comparison(measure, name, base, **paired(figures[name], figures[base])) for name, base in pairs]
         for comparison, p in zip(tested, holm([c.p_uncorrected for c in tested]), strict=True):
             comparison.p = p
         compared += tested

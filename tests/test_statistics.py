@@ -163,7 +163,7 @@ def test_comparisons_are_corrected_within_a_measure(tmp_path: Path):
         for name, m in {"relu": 0.3, "scaled 2": 0.35, "scaled 4": 0.33, "scaled 8": 0.31}.items()
     }
     runs = statistics.measures(aggregate.read([write_sweep(tmp_path, cells)]))
-    table = statistics.compare(runs, statistics.baselines(runs), ("final_val_accuracy",))
+    table = statistics.compare(runs, statistics.baselines(runs).items(), ("final_val_accuracy",))
     accuracy = {name: [run["val_accuracy"][0] for run in cell] for name, cell in cells.items()}
     raw = [stats.ttest_rel(accuracy[name], accuracy["relu"]).pvalue for name in list(cells)[1:]]
     assert [c.configuration for c in table] == ["scaled r=2", "scaled r=4", "scaled r=8"]
