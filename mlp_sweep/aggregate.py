@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from . import run_dir
+from . import asked, run_dir
 from .config import PLACES, UNDECISIVE, WITH_SLOPE
 from .weights import described
 
@@ -22,7 +22,20 @@ COMPLETE = ("ok", "collapsed")  # outcomes of runs that trained to their end wit
 LOST = ("collapsed", "diverged")  # outcomes of runs whose training broke down
 UNFINISHED = {"running": "still running", "stopped": "stopped", "failed": "failed"}
 OUTCOMES = ("ok", "collapsed", "diverged", "failed", "stopped", "running")
-ABOUT = ("command", "versions", "git_commit", "device", "engine", "kernel", "threads", "data")  # of status.json
+ABOUT = (
+    "command",
+    "resumed",
+    "versions",
+    "git_commit",
+    "device",
+    "engine",
+    "kernel",
+    "threads",
+    "data",
+)  # of status.json
+
+
+Read = tuple[dict[str, Any], list[str], list[list[float]]]  # a run's settings and end, columns, rows
 
 
 @dataclass
@@ -32,7 +45,7 @@ class DataSet:
     name: str
     fingerprint: str
     runs: int
-    classes: list[tuple[str, str]]  # (id, name in words or the id again); none where no run has ended
+    classes: list[tuple[str, str]]  # (id, name in words or the id again); none where no run has weights
 
 
 @dataclass
@@ -42,7 +55,8 @@ class Sweep:
     runs: pd.DataFrame  # a row per run: run, run_id, path, outcome, reason, classes, seed, configuration, settings
     epochs: pd.DataFrame  # a row per run and epoch: run, figures, and the same labels and varied settings
     varied: list[str]  # the settings that differ, seeds apart: what makes a configuration
-    left_out: list[tuple[str, str]]  # (path, reason): what was not read, or not to its end
+    left_out: list[tuple[str, str]]  # (path, reason): what was not read
+    unfinished: list[tuple[str, str]]  # (path, how far it came): in the curves if it began, not in the final figures
     copies: list[tuple[str, str]]  # (path, path of the run counted in its place): equal run_ids, counted once
     about: list[dict[str, Any]]  # per run: how it came about, for the reproduction of it
     data: list[DataSet]
@@ -55,12 +69,16 @@ class Sweep:
 def read(paths: list[Path]) -> Sweep:
     """Every run at or below the paths, which may be globs. ValueError where there is none that can be read."""
     places, left_out = folders(paths)
-    found: dict[str, tuple[dict[str, Any], list[str], list[list[float]]]] = {}
+    found: dict[str, Read] = {}
     trained_on: dict[str, list[Path]] = {}
     copies: list[tuple[str, str]] = []
+    unfinished: list[tuple[str, str]] = []
     for folder in places:
         try:
             status = run_dir.read_status(folder)
+            if before := _before_training(status):
+                unfinished.append((shown(folder), before))
+                continue
             run = _run(folder, status)
             columns, rows = run_dir.read_metrics(folder, status)
             _check(run, columns, len(rows), folder)
@@ -69,27 +87,35 @@ def read(paths: list[Path]) -> Sweep:
             left_out.append((shown(folder), shown(error).removeprefix(f"{shown(folder)}/")))
             continue
         trained_on.setdefault(run["dataset.fingerprint"], []).append(folder)
-        first = found.setdefault(run["run_id"], (run, columns, rows))[0]
-        if first is not run:
-            kept, other = sorted((first, run), key=lambda r: OUTCOMES.index(r["outcome"]))  # the furthest run counts
-            copies.append((other["path"], kept["path"]))
-            if kept is run:
-                found[run["run_id"]] = (run, columns, rows)
+        first = found.setdefault(run["run_id"], (run, columns, rows))
+        if first[0] is not run:  # the one that came furthest counts
+            both = (first, (run, columns, rows))
+            kept, other = sorted(both, key=lambda one: OUTCOMES.index(one[0]["outcome"]))
+            found[run["run_id"]] = kept
+            if _agree(kept, other):
+                copies.append((other[0]["path"], kept[0]["path"]))
+            else:
+                left_out.append((other[0]["path"], f"other figures than {kept[0]['path']} under the same settings"))
+    for path in paths:
+        with suppress(ValueError):  # resume says it
+            for folder, alive in asked.unrecorded(path):
+                unfinished.append((shown(folder), "not started yet" if alive else "never started"))
     if not found:
-        raise ValueError("; ".join(f"{path}: {why}" for path, why in left_out))
+        raise ValueError("; ".join(f"{path}: {why}" for path, why in left_out + unfinished))
     runs = [run for run, _, _ in found.values()]
     about = [run.pop("about") for run in runs]
     for run in runs:
         if run["outcome"] in UNFINISHED:
             said = f"{UNFINISHED[run['outcome']]} after epoch {run['epoch']} of {run['epochs']}"
-            left_out.append((run["path"], f"{said}: in the curves, not in the final figures"))
+            unfinished.append((run["path"], said + (f" ({run['reason']})" if run["reason"] else "")))
     frame, varied = _labelled(pd.DataFrame(runs).assign(run=range(len(runs))))
     epochs = _stacked([(columns, rows) for _, columns, rows in found.values()])
     named = list(dict.fromkeys(["run", "run_id", "configuration", "activation.name", "activation.r", *varied, "seed"]))
     new = [c for c in epochs if c == "run" or c not in named]
     by_data = frame.groupby("dataset.fingerprint", sort=False)
     data = [_data_set(runs, str(key), trained_on[str(key)]) for key, runs in by_data]
-    return Sweep(frame, frame[named].merge(epochs[new], on="run"), varied, left_out, copies, about, data)
+    epochs = frame[named].merge(epochs[new], on="run")
+    return Sweep(frame, epochs, varied, left_out, unfinished, copies, about, data)
 
 
 def _data_set(runs: pd.DataFrame, fingerprint: str, places: list[Path]) -> DataSet:
@@ -123,10 +149,26 @@ def folders(paths: list[Path]) -> tuple[list[Path], list[tuple[str, str]]]:
     return list(found), left_out
 
 
+def _before_training(status: dict[str, Any]) -> str:
+    """What became of a run that has not begun to train; nothing of one that has."""
+    if status.get("state") == "waiting":
+        return "not started yet"
+    state = status.get("state")
+    if state in ("stopped", "failed") and not isinstance(status.get("data"), dict):
+        return f"{state} before it began: {shown(status.get('reason') or 'no reason given')}"
+    return ""
+
+
+def _agree(run: Read, other: Read) -> bool:
+    """Whether two records of the same run have the same figures, as far as both go; seconds may differ."""
+    (_, columns, rows), (_, other_columns, other_rows) = run, other
+    return columns == other_columns and all(
+        repr(row[:-1]) == repr(other_row[:-1]) for row, other_row in zip(rows, other_rows, strict=False)
+    )
+
+
 def _run(folder: Path, status: dict[str, Any]) -> dict[str, Any]:
     """A run's settings, flat, and what became of it. ValueError where status.json is not a run's."""
-    if status.get("state") == "waiting":
-        raise ValueError("status.json: waiting, not started yet")
     settings = status.get("settings")
     if not isinstance(settings, dict):
         raise ValueError(f"status.json: no settings in it ({status.get('reason') or 'no run started'})")
@@ -200,6 +242,8 @@ def _labelled(runs: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """Runs in the order of their settings, with their labels (activation, others, configuration); what varies."""
     facts = ("run", "run_id", "path", "outcome", "reason", "epoch", "classes", "seed", *NOT_SETTINGS)
     varied = [c for c in map(str, runs) if c not in facts and runs[c].map(str).nunique() > 1]
+    if "data_seed" in varied and (runs["data_seed"].map(str).groupby(runs["seed"]).nunique() == 1).all():
+        varied.remove("data_seed")  # it goes with the seed: part of what makes a replicate
     varied = [c for c in varied if not _follows(runs, c, varied)]
     first = [c for c in ("activation.name", "activation.r", "optimizer.lr") if c in varied]
     varied = first + [c for c in varied if c not in first]
@@ -228,7 +272,7 @@ def _follows(runs: pd.DataFrame, column: str, varied: list[str]) -> bool:
         return False
     naming = ["dataset.name", "dataset.num_classes"]
     if column == "dataset.fingerprint":  # the pictures' own: to be said only where nothing else tells them apart
-        naming = [c for c in varied if c.startswith(("dataset.", "data_seed")) and c != column]
+        naming = ["data_seed", *(c for c in varied if c.startswith("dataset.") and c != column)]
     known = [runs[c].map(str) for c in naming if c in runs]
     return bool((runs[column].map(str).groupby(known).nunique() == 1).all()) if known else False
 

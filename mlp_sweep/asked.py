@@ -4,6 +4,8 @@ So what was killed before it began is known to have been wanted, with settings t
 """
 
 import os
+import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +21,18 @@ def run(path: Path, settings: dict[str, Any]) -> None:
     with run_dir.RunDir(path).lock():
         if not run_dir.is_run(path):  # another process may have been asked for the same directory
             waiting = {"state": "waiting", "outcome": None, "epoch": 0, "settings": settings}
-            sealed.write_record(path / run_dir.STATUS, waiting)
+            sealed.write_record(path / run_dir.STATUS, waiting | _by())
 
 
 def sweep(path: Path, wanted: dict[Path, dict[str, Any]]) -> None:
     """The same for a sweep: the settings of every job, added to those of the batches before."""
+    from filelock import FileLock
+
     path.mkdir(parents=True, exist_ok=True)
     named = {os.path.relpath(job, path): settings for job, settings in wanted.items()}
     named = {name: settings for name, settings in named.items() if _below(name)}
-    sealed.write_record(path / JOBS, {"jobs": jobs(path) | named})
+    with FileLock(path / run_dir.LOCK):  # another command may be adding its own
+        sealed.write_record(path / JOBS, {"jobs": jobs(path) | named, **_by()})
 
 
 def jobs(path: Path) -> dict[str, Any]:
@@ -36,6 +41,22 @@ def jobs(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict) or not all(_below(name) for name in found):
         raise ValueError(f"{path / JOBS}: not the jobs of a sweep")
     return found
+
+
+def unrecorded(path: Path) -> Iterator[tuple[Path, bool]]:
+    """(directory, whether the process that asked for it lives) of each job at or below a path that has no record yet.
+
+    ValueError where a sweep's jobs are damaged.
+    """
+    for folder, _, files in os.walk(path):
+        if JOBS in files:
+            alive = not run_dir.gone(sealed.read_record(Path(folder, JOBS)))
+            missing = (Path(folder, name) for name in jobs(Path(folder)))
+            yield from ((job, alive) for job in missing if not run_dir.is_run(job))
+
+
+def _by() -> dict[str, Any]:
+    return {"pid": os.getpid(), "host": socket.gethostname()}
 
 
 def _below(name: str) -> bool:

@@ -17,9 +17,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+from matplotlib.transforms import ScaledTranslation
 
 from . import sealed
 from .aggregate import OUTCOMES, Sweep
+from .statistics import baselines
 
 CURVES = {  # file name -> column, title
     "training_loss": ("train_loss", "Training loss"),
@@ -27,6 +29,7 @@ CURVES = {  # file name -> column, title
     "val_accuracy": ("val_accuracy", "Validation accuracy"),
     "grad_norm": ("grad_norm", "Gradient norm"),
 }
+NAMES = (*CURVES, "dead_units")
 AXIS = {  # column -> what its axis says
     "train_loss": "cross-entropy (nats)",
     "train_accuracy": "training accuracy",
@@ -81,7 +84,7 @@ def curves(sweep: Sweep, columns: list[str], title: str) -> Figure:
         if len(columns) == 1:
             _mark_diverged(ax, sweep, styles)
         else:
-            ax.set_title(AXIS.get(column, f"hidden layer {column[5:]}"), fontsize="small", loc="left")
+            ax.set_title(f"hidden layer {column[5:]}", fontsize="small", loc="left")
     axes[0, -1].legend(
         handles=_legend(sweep, columns[0], styles), loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False
     )
@@ -91,9 +94,10 @@ def curves(sweep: Sweep, columns: list[str], title: str) -> Figure:
 
 
 def multiples(sweep: Sweep, column: str, title: str) -> Figure:
-    """A panel per configuration, on one pair of axes, with ReLU or the first configuration in grey behind each."""
+    """A panel per configuration, on one pair of axes, in grey behind each ReLU of its other settings, or the first."""
     set_look()
     names, chosen = sweep.configurations, ""
+    behind = baselines(sweep.runs)
     if len(names) > MOST_PANELS:
         last = sweep.epochs.groupby("run").tail(1).groupby("configuration").val_accuracy.mean()
         best = set(last.sort_values(ascending=False, na_position="last").index[: MOST_PANELS - 1])
@@ -104,28 +108,29 @@ def multiples(sweep: Sweep, column: str, title: str) -> Figure:
     fig, axes = plt.subplots(
         down, across, figsize=(8.6, 1.0 + 1.55 * down), layout="constrained", sharex=True, sharey=True, squeeze=False
     )
-    shown = sweep.epochs[sweep.epochs.configuration.isin(names)]
-    seeds = shown.groupby(["configuration", "epoch"])[column].agg(["mean", "min", "max"]).dropna()
+    seeds = sweep.epochs.groupby(["configuration", "epoch"])[column].agg(["mean", "min", "max"]).dropna()
     lines = {str(name): line.droplevel(0) for name, line in seeds.groupby("configuration")}
     for ax, name in zip(axes.flat, names, strict=False):
-        if names[0] in lines:
-            ax.plot(lines[names[0]]["mean"], color="0.5", dashes=DASHES[1], linewidth=1.2)
+        base = behind.get(name, names[0])
+        if base in lines:
+            ax.plot(lines[base]["mean"], color="0.5", dashes=DASHES[1], linewidth=1.2)
         if name in lines:
-            ax.plot(lines[name]["mean"], color="0.2" if name == names[0] else "C0")
+            ax.plot(lines[name]["mean"], color="0.2" if name == base else "C0")
             ax.fill_between(lines[name].index, lines[name]["min"], lines[name]["max"], alpha=0.25, linewidth=0)
         _reference_line(ax, sweep.runs, column, named=False)
         lost = counts(sweep.runs[sweep.runs.configuration == name])
-        ax.set_title("\n".join([name, *lost]), fontsize="x-small", loc="left")
+        ax.set_title("\n".join([_wrapped(name), *lost]), fontsize="x-small", loc="left")
     for ax in axes.flat[len(names) :]:
         ax.set_visible(False)
     for ax in axes.flat[: len(names)]:
-        _axes(ax, shown, column)
+        _axes(ax, sweep.epochs[sweep.epochs.configuration.isin(names)], column)
         ax.set(xlabel="", ylabel="")
         ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         ax.tick_params(labelsize="x-small")
     fig.supxlabel("epoch", fontsize="small")
     fig.supylabel(AXIS[column], fontsize="small")
-    head(fig, title, f"{subject(sweep.runs)}; {chosen}{_band(sweep.runs)}; dashed grey: {names[0]}")
+    grey = "ReLU under the same other settings" if len(set(behind.values())) > 1 else behind.get(names[0], names[0])
+    head(fig, title, f"{subject(sweep.runs)}; {chosen}{_band(sweep.runs)}; dashed grey: {grey}")
     return fig
 
 
@@ -138,7 +143,7 @@ def save(fig: Figure, stem: Path) -> None:
         metadata = {"Date": None} if ending == "svg" else {"Software": None}
         with plt.rc_context({"svg.hashsalt": stem.name, "svg.fonttype": "none"}):
             fig.savefig(file, format=ending, dpi=150, metadata=metadata)
-        sealed.replace(stem.with_suffix(f".{ending}"), file.getvalue(), sync=False)
+        sealed.replace(stem.with_suffix(f".{ending}"), file.getvalue(), sync=False, shared=True)
     plt.close(fig)
 
 
@@ -171,6 +176,11 @@ def head(fig: Figure, title: str, subtitle: str) -> None:
 def subject(runs: pd.DataFrame) -> str:
     data, classes = sorted(runs["dataset.name"].astype(str).unique()), sorted(runs.classes.unique())
     return f"{', '.join(data)}, {', '.join(f'{c:g}' for c in classes)} classes"
+
+
+def _wrapped(name: str) -> str:
+    """A configuration's name in the width of a panel or a legend, of a long one as much as four lines hold."""
+    return "\n".join(textwrap.wrap(name, 26, max_lines=4, placeholder=" ..."))
 
 
 def counts(runs: pd.DataFrame) -> list[str]:
@@ -248,23 +258,24 @@ def _reference_line(ax: Axes, runs: pd.DataFrame, column: str, named: bool = Tru
 
 
 def _mark_diverged(ax: Axes, sweep: Sweep, styles: dict[str, tuple]) -> None:
-    """A cross above the chart where a run left the finite numbers, those of one epoch side by side."""
+    """A cross above the chart where a run left the finite numbers, those of one epoch one above the other."""
     runs = sweep.runs[sweep.runs.outcome == "diverged"]
     ends = sweep.epochs[sweep.epochs.run.isin(runs.run)].groupby("run").epoch.max()
     marks = runs.assign(epoch=runs.run.map(ends)).groupby(["configuration", "epoch"], sort=False).size()
     at: dict[int, int] = {}
     for name, epoch in marks.index:
-        offset = 0.28 * at.get(epoch, 0)
+        points = 10 + 9 * at.get(epoch, 0)
         at[epoch] = at.get(epoch, 0) + 1
-        ax.plot(epoch + offset, 1.03, "X", transform=ax.get_xaxis_transform(), color=styles[name][0],
-                markersize=9, markeredgecolor="white", clip_on=False, zorder=5)  # fmt: skip
+        above = ax.get_xaxis_transform() + ScaledTranslation(0, points / 72, ax.figure.dpi_scale_trans)
+        ax.plot(epoch, 1, "X", transform=above, color=styles[name][0], markersize=9, markeredgecolor="white",
+                clip_on=False, zorder=5)  # fmt: skip
 
 
 def _legend(sweep: Sweep, column: str, styles: dict[str, tuple]) -> list[Line2D]:
     handles = []
     drawn = set(sweep.epochs.dropna(subset=[column]).configuration)
     for name, (colour, dash, marker) in styles.items():
-        label = "\n".join([name, *counts(sweep.runs[sweep.runs.configuration == name])])
+        label = "\n".join([_wrapped(name), *counts(sweep.runs[sweep.runs.configuration == name])])
         line = {"marker": marker, "markersize": 5, "linestyle": (0, dash) if dash else "-"}
         cross = {"marker": "X", "linestyle": "", "markersize": 9, "markeredgecolor": "white"}
         handles.append(Line2D([], [], color=colour, label=label, **(line if name in drawn else cross)))
@@ -272,8 +283,9 @@ def _legend(sweep: Sweep, column: str, styles: dict[str, tuple]) -> list[Line2D]
 
 
 def _in_words(sweep: Sweep, column: str, title: str) -> str:
-    """What a line chart shows: where each configuration ends."""
-    ends = sweep.epochs.groupby("run").tail(1).groupby("configuration")[column].mean()
+    """What a line chart shows: where each configuration's line ends."""
+    lines = sweep.epochs.dropna(subset=[column]).groupby(["configuration", "epoch"])[column].mean()
+    ends = lines.groupby("configuration").tail(1).droplevel("epoch")
     share = "accuracy" in column or column.startswith("dead_")
     said = []
     for name in sweep.configurations[:ONE_CHART]:
@@ -287,6 +299,4 @@ def _in_words(sweep: Sweep, column: str, title: str) -> str:
         said.append(", ".join([f"{name} {end}", *counts(sweep.runs[sweep.runs.configuration == name])]))
     more = len(sweep.configurations) - len(said)
     end = f"; and {more} more" if more > 0 else ""
-    return (
-        f"{title} by epoch, one line per configuration, mean of its seeds. At the last epoch: {'; '.join(said)}{end}."
-    )
+    return f"{title} by epoch, one line per configuration, mean of its seeds. The lines end at: {'; '.join(said)}{end}."

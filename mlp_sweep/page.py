@@ -17,6 +17,7 @@ from .charts import subject
 from .findings import Finding
 from .statistics import INTERVAL, MEASURES, Comparison
 
+HARDWARE = {"device": "", "threads": " threads a stack"}
 MOST_SETS = 12  # of whose classes the page tells
 MOST_RUNS = 2000  # rows of the table of runs: more make a page that no phone opens; all are in runs.csv
 WORST_FIRST = ["failed", "diverged", "collapsed", "stopped", "running", "ok"]
@@ -62,7 +63,7 @@ def render(
     order = sweep.runs.assign(rank=sweep.runs.outcome.map(WORST_FIRST.index))
     listed = order.sort_values("rank", kind="stable").head(MOST_RUNS)
     return environment.get_template("report.html.j2").render(
-        subject=subject(sweep.runs),
+        title=_title(sweep),
         outcomes=[(o, int(outcomes[o])) for o in OUTCOMES if o in outcomes],
         configurations=len(summary),
         findings=found,
@@ -72,15 +73,23 @@ def render(
         heads=["Configuration", "Runs in means", *(head for head, _ in COLUMNS.values()), "Epochs to baseline", "Runs"],
         rows=[configuration_row(row) for row in summary.to_dict("records")],
         compared=[comparison_row(c) for c in comparisons if c.measure == "final_val_accuracy"],
-        runs=listed.to_dict("records"),
+        runs=listed.assign(reason=listed.reason.fillna("")).to_dict("records"),
         left_off=len(sweep.runs) - len(listed),
         left_out=sweep.left_out,
+        unfinished=sweep.unfinished,
         copies=sweep.copies,
         origins=origins(sweep.about),
         data_sets=sweep.data[:MOST_SETS],
         more_sets=len(sweep.data[MOST_SETS:]),
         refresh=refresh,
     )
+
+
+def _title(sweep: Sweep) -> str:
+    """What was swept, on what."""
+    swept = ["activation" if key.startswith("activation.") else key.rpartition(".")[2] for key in sweep.varied]
+    swept = ["model" if key == "name" else key for key in dict.fromkeys(swept)]
+    return f"{', '.join(swept[:4]) or 'One configuration'}: {subject(sweep.runs)}"
 
 
 def configuration_row(row: dict[Any, Any]) -> list[Cell]:
@@ -125,11 +134,11 @@ def inline_svg(path: Path, alt: str) -> Markup:
 def origins(about: list[dict[str, Any]]) -> list[tuple[str, list[tuple[str, int]]]]:
     """How the runs came about: for each fact its values, with the number of runs of each."""
     facts = {
-        "Command": lambda a: _command(a.get("command")),
+        "Command": lambda a: "; ".join(filter(None, map(_command, (a.get("command"), a.get("resumed"))))),
         "Versions": lambda a: ", ".join(f"{k} {v}" for k, v in _mapping(a.get("versions")).items()),
         "Git commit": lambda a: a.get("git_commit"),
         "Data": lambda a: _data(_mapping(a.get("data"))),
-        "Hardware": lambda a: a.get("device"),
+        "Hardware": lambda a: ", ".join(f"{a[k]}{said}" for k, said in HARDWARE.items() if a.get(k)),
         "Engine and kernel": lambda a: ", ".join(str(a[k]) for k in ("engine", "kernel") if a.get(k)),
     }
     found = []
@@ -143,7 +152,10 @@ def _command(command: Any) -> str:
     if not isinstance(command, list) or not command:
         return ""
     program, *rest = map(str, command)
-    return " ".join(["python -m mlp_sweep" if "mlp" in Path(program).as_posix() else program, shlex.join(rest)]).strip()
+    path = Path(program)
+    if path.parent.name == "mlp_sweep" and path.suffix == ".py":
+        program = "python -m mlp_sweep" + (f".{path.stem}" if path.stem != "__main__" else "")
+    return " ".join([program, shlex.join(rest)]).strip()
 
 
 def _data(data: dict[str, Any]) -> str:

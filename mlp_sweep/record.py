@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import re
+import sys
 import traceback
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing
@@ -87,7 +88,9 @@ def _plain(error: Exception, stack: Stack) -> Exception:
 def _start(member: Member, directories: list[RunDir], started: Started, about: dict[str, Any]) -> None:
     for number, directory in enumerate(directories):
         same_as = directories[0].path.name if number else None
-        directory.start(started.columns, member.standing, **about, same_as=same_as)
+        first = directory.status.get("command") if member.standing.source else None
+        commands = {"command": first or sys.argv} | ({"resumed": sys.argv} if first else {})
+        directory.start(started.columns, member.standing, **about, **commands, same_as=same_as)
         for note in started.notes:
             directory.log(note)
 

@@ -5,12 +5,13 @@ import itertools
 import os
 import sys
 import time
-from dataclasses import asdict
+from contextlib import suppress
+from dataclasses import fields
 from pathlib import Path
 
 import pandas as pd
 
-from . import aggregate, charts, config, page, run_dir, sealed, slope_charts, statistics
+from . import aggregate, asked, charts, config, page, run_dir, sealed, slope_charts, statistics
 from .findings import findings
 
 QUIET = 30  # seconds without a running run or a change after which a watched sweep is taken to be over
@@ -32,17 +33,20 @@ def write(paths: list[Path], out: Path, baseline: str | None = None, refresh: in
         "epochs": sweep.epochs.drop(columns="run"),
         "runs": runs.drop(columns=["run", "activation", "others"]),
         "summary": summary,
-        "comparisons": pd.DataFrame([asdict(c) for c in comparisons]),
+        "comparisons": pd.DataFrame(comparisons, columns=[field.name for field in fields(statistics.Comparison)]),
     }
     for name, table in tables.items():
-        sealed.replace(out / f"{name}.csv", table.to_csv(index=False).encode(), sync=False)
+        sealed.replace(out / f"{name}.csv", table.to_csv(index=False).encode(), sync=False, shared=True)
     drawn = []
     for chart in itertools.chain(charts.epoch_charts(sweep), slope_charts.slope_charts(sweep)):
         charts.save(chart.figure, out / chart.name)
         svg = page.inline_svg(out / f"{chart.name}.svg", chart.alt)
         drawn.append(page.Drawn(chart.name, chart.title, chart.alt, svg))
+    for name in {*charts.NAMES, *slope_charts.NAMES} - {chart.name for chart in drawn}:
+        for ending in ("png", "svg"):  # of a report that was made when there were other runs
+            (out / f"{name}.{ending}").unlink(missing_ok=True)
     html = page.render(sweep, summary, comparisons, findings(sweep), drawn, refresh)
-    sealed.replace(out / "report.html", html.encode(), sync=False)
+    sealed.replace(out / "report.html", html.encode(), sync=False, shared=True)
     return out
 
 
@@ -59,7 +63,7 @@ def watch(paths: list[Path], out: Path, every: float, baseline: str | None = Non
             if state != seen:
                 seen, changed = state, time.monotonic()
                 _say(paths, out, baseline, round(every) or 1)
-            running = any(status == "running" for _, _, status in state)
+            running = any(status in ("running", "waiting") for _, _, status in state)
             if not running and time.monotonic() - changed >= QUIET:
                 break
             time.sleep(every)
@@ -85,16 +89,18 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help="where to write (default: PATH/report, or outputs/reports/<time>)")
     parser.add_argument("--baseline", metavar="NAME",
                         help="activation ('scaled r=2') or configuration to compare with (default: relu)")  # fmt: skip
-    parser.add_argument("--watch", type=float, nargs="?", const=5, metavar="SECONDS",
-                        help="rewrite the report every few seconds (5) while a sweep runs")  # fmt: skip
+    parser.add_argument("--watch", action="store_true", help="rewrite the report while a sweep runs")
+    parser.add_argument("--every", type=float, default=5, metavar="SECONDS", help="how often, with --watch (5)")
     args = parser.parse_args(argv)
+    if not args.every > 0:
+        parser.error(f"--every {args.every:g}: must be more than 0")
     alone = len(args.paths) == 1 and args.paths[0].is_dir()
     out = args.out or (
         args.paths[0] / "report" if alone else Path("outputs/reports") / time.strftime("%Y-%m-%d_%H-%M-%S")
     )
     try:
         if args.watch:
-            watch(args.paths, out, args.watch, args.baseline)
+            watch(args.paths, out, args.every, args.baseline)
         else:
             print(f"report: {write(args.paths, out, args.baseline) / 'report.html'}")
     except (ValueError, OSError, MemoryError, ImportError) as error:  # no room for a library is an ImportError
@@ -103,7 +109,10 @@ def main(argv: list[str] | None = None) -> None:
 
 def _state(paths: list[Path]) -> list[tuple[Path, int, str]]:
     """Every run with the time and state of its last record: equal while nothing has changed."""
-    state = []
+    state: list[tuple[Path, int, str]] = []
+    for path in paths:
+        with suppress(ValueError):
+            state += [(folder, 0, "waiting") for folder, alive in asked.unrecorded(path) if alive]
     for folder in aggregate.folders(paths)[0]:
         try:
             written = os.stat(folder / run_dir.STATUS).st_mtime_ns

@@ -182,14 +182,15 @@ def read_status(path: Path) -> dict[str, Any]:
     ValueError where it is missing, no JSON object, or was changed on disk.
     """
     status = sealed.read_record(path / STATUS)
-    here = status.get("host") == socket.gethostname()
-    if status.get("state") == "running" and here and _gone(status.get("pid")):
+    if status.get("state") in ("running", "waiting") and gone(status):
         status |= {"state": "stopped", "reason": f"process {status['pid']} was killed"}
     return status
 
 
-def _gone(pid: Any) -> bool:
-    if os.name != "posix" or not isinstance(pid, int):
+def gone(record: dict[str, Any]) -> bool:
+    """Whether the process of this machine that a record names has ended."""
+    pid = record.get("pid")
+    if record.get("host") != socket.gethostname() or os.name != "posix" or not isinstance(pid, int):
         return False
     try:
         os.kill(pid, 0)  # sends nothing

@@ -30,9 +30,12 @@ def naming(path: Path) -> Iterator[None]:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-def replace(path: Path, *data: bytes | memoryview, sync: bool = True) -> None:
-    """Puts a whole file in place of another: under another name first, on the disk, then renamed."""
-    partial = path.with_name(f"{path.name}.partial")
+def replace(path: Path, *data: bytes | memoryview, sync: bool = True, shared: bool = False) -> None:
+    """Puts a whole file in place of another: under another name first, on the disk, then renamed.
+
+    shared: other processes may be putting theirs there, too; the last one stays.
+    """
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial" if shared else f"{path.name}.partial")
     with naming(path):
         try:
             partial.unlink(missing_ok=True)  # a killed process's, or a link

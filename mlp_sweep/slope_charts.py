@@ -22,6 +22,7 @@ from .config import WITH_SLOPE
 from .statistics import INTERVAL, by_seed, mean_interval, measures
 
 X = {"activation.r": "slope r (ReLU: r = 1)", "effective_lr": "effective learning rate of the hidden layers, lr r²"}
+NAMES = ("r_sweep", "effective_lr", "r_by_lr")
 FILL = {"ok": ("0.8", ""), "collapsed": ("#de8f05", "////"), "diverged": ("#cc78bc", "xxxx")}  # colour, hatch
 MOST_LINES = 8
 MOST_DOTS = 400  # runs; beyond, a dot per run is a smear and a large file
@@ -31,7 +32,8 @@ def slope_charts(sweep: Sweep) -> Iterator[Chart]:
     """Those of the charts that the sweep has the runs for."""
     runs = measures(sweep)
     runs = runs[runs["activation.name"].isin(["relu", *WITH_SLOPE]) & runs.outcome.isin([*COMPLETE, *LOST])]
-    runs = runs.assign(effective_lr=runs["optimizer.lr"] * runs["activation.r"] ** 2)
+    effective = runs["optimizer.lr"] * runs["activation.r"] ** 2
+    runs = runs.assign(effective_lr=effective.map(lambda lr: float(f"{lr:.9g}")))  # 0.001 * 3^2 is 0.009
     if runs["activation.r"].nunique() < 2:
         return
     title = "Final validation accuracy against the slope"
@@ -51,13 +53,16 @@ def against(runs: pd.DataFrame, x: str, title: str) -> Figure:
     groups = list(dict.fromkeys(runs.others))
     note = ""
     if len(groups) > MOST_LINES:
-        groups = [groups[i] for i in np.linspace(0, len(groups) - 1, MOST_LINES).astype(int)]
-        note = f"{MOST_LINES} groups shown of {runs.others.nunique()}; "
+        lines = runs.groupby("others")[x].nunique()
+        groups = [group for group in groups if lines[group] > 1] or groups
+        groups = [groups[i] for i in np.unique(np.linspace(0, len(groups) - 1, MOST_LINES).astype(int))]
+        note = f"{len(groups)} groups shown of {runs.others.nunique()}; "
     runs = runs[runs.others.isin(groups)]
     fig, (top, bottom) = plt.subplots(2, 1, figsize=(8.6, 5.6), layout="constrained", sharex=True, height_ratios=[4, 1])
     styles = line_styles(groups)
+    intervals: list[float] = []
     for others, group in runs.groupby("others", sort=False):
-        _means(top, group, x, *styles[str(others)], label=str(others))
+        intervals += _means(top, group, x, *styles[str(others)], label=str(others))
     if len(groups) == 1:
         _relu_line(top, runs)
     if len(groups) == 1 or x == "effective_lr":
@@ -68,15 +73,19 @@ def against(runs: pd.DataFrame, x: str, title: str) -> Figure:
         top.annotate("chance", (0, 1 / classes[0]), xycoords=("axes fraction", "data"), xytext=(3, 3),
                      textcoords="offset points", fontsize="x-small", color="0.35")  # fmt: skip
     _outcome_bars(bottom, runs, x)
-    most = runs.final_val_accuracy.max()
-    top.set(ylabel="validation accuracy", ylim=(0, 1.15 * most if most > 0 else 1))
+    best = runs.final_val_accuracy.max()
+    upper = max((end for end in intervals if end == end), default=best)
+    top.set(ylabel="validation accuracy", ylim=(0, 1.15 * min(upper, 2 * best) if best > 0 else 1))
+    if upper > 2.3 * best:  # two seeds have an interval that would press all else flat
+        note += "intervals that leave the chart are cut; "
     top.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
     top.grid(axis="y", color="0.9", linewidth=0.8)
     if len(groups) > 1:
         top.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
     _log_axis(bottom, runs, x)
     dots = "dots: seeds; " if len(runs) <= MOST_DOTS else ""
-    head(fig, title, f"{subject(runs)}; {note}{dots}bars: {INTERVAL}; means cover runs trained to their end")
+    below = "; below: runs of all lines" if len(groups) > 1 else ""
+    head(fig, title, f"{subject(runs)}; {note}{dots}bars: {INTERVAL}; means cover runs trained to their end{below}")
     return fig
 
 
@@ -95,9 +104,11 @@ def heat_map(runs: pd.DataFrame, title: str) -> Figure:
     few = mean.size <= 80
     fig, ax = plt.subplots(figsize=(8.6, min(9.0, 1.8 + 0.55 * len(mean))), layout="constrained")
     ax.set_facecolor("0.88")
-    bar = {"label": "validation accuracy", "format": PercentFormatter(1, decimals=0)}
+    bar = {"label": "validation accuracy", "format": PercentFormatter(1, decimals=None)}
+    some = bool(mean.notna().to_numpy().any())
     sns.heatmap(mean, annot=np.array(words) if few else None, fmt="", cmap="viridis", vmin=0, linewidths=0.5,
-                annot_kws={"fontsize": "x-small"}, cbar_kws=bar, ax=ax)  # fmt: skip
+                vmax=None if some else 1, annot_kws={"fontsize": "x-small"}, cbar=some, cbar_kws=bar,
+                ax=ax)  # fmt: skip
     gone = np.argwhere(mean.isna().to_numpy() & number.notna().to_numpy())
     for row, column in gone:  # a cell without a mean is drawn by no colour map: name it on the ground
         ax.text(column + 0.5, row + 0.5, words[row][column] if few else "×", ha="center", va="center",
@@ -110,7 +121,8 @@ def heat_map(runs: pd.DataFrame, title: str) -> Figure:
     return fig
 
 
-def _means(ax: Axes, runs: pd.DataFrame, x: str, colour: tuple, dash: tuple, marker: str, label: str) -> None:
+def _means(ax: Axes, runs: pd.DataFrame, x: str, colour: tuple, dash: tuple, marker: str, label: str) -> list[float]:
+    """Draws a group's line; returns the upper ends of its intervals."""
     at = []
     for value, group in runs.groupby(x):
         mean, low, high = mean_interval(by_seed(group, "final_val_accuracy"))
@@ -121,6 +133,7 @@ def _means(ax: Axes, runs: pd.DataFrame, x: str, colour: tuple, dash: tuple, mar
     spread = np.nan_to_num([below, above])
     ax.errorbar(xs, means, yerr=spread, color=colour, marker=marker, markersize=6, markeredgecolor="white",
                 linestyle=(0, dash) if dash else "-", capsize=3, label=label)  # fmt: skip
+    return (means + spread[1]).tolist()
 
 
 def _relu_line(ax: Axes, runs: pd.DataFrame) -> None:
@@ -138,7 +151,7 @@ def _relu_line(ax: Axes, runs: pd.DataFrame) -> None:
 def _lost_regions(ax: Axes, runs: pd.DataFrame, x: str) -> None:
     """Shades where most runs were lost, up to half way (in logarithms) to the neighbours that were not."""
     values = np.sort(runs[x].unique())
-    edges = np.sqrt(values[1:] * values[:-1])
+    edges = np.sqrt(values[1:] * values[:-1]) if len(values) > 1 else 2 * values
     edges = np.array([values[0] ** 2 / edges[0], *edges, values[-1] ** 2 / edges[-1]])
     outcomes = [runs[runs[x] == value].outcome for value in values]
     kinds = [next((k for k in LOST if (o == k).mean() > 0.5), "lost" if o.isin(LOST).mean() > 0.5 else "")
@@ -164,8 +177,8 @@ def _lost_regions(ax: Axes, runs: pd.DataFrame, x: str) -> None:
 def _outcome_bars(ax: Axes, runs: pd.DataFrame, x: str) -> None:
     shares = pd.crosstab(runs[x], runs.outcome, normalize="index").reindex(columns=list(FILL), fill_value=0)
     values = shares.index.to_numpy(dtype=float)
-    gap = np.diff(np.log(values)).min()
-    across = np.log(values[-1] / values[0])
+    gap = np.diff(np.log(values)).min(initial=1.0)
+    across = np.log(values[-1] / values[0]) or 1.0
     wide = np.exp(np.clip(gap * 0.35, across / 120, across / 40))
     below = np.zeros(len(values))
     for outcome, (colour, hatch) in FILL.items():
@@ -186,7 +199,7 @@ def _log_axis(ax: Axes, runs: pd.DataFrame, x: str) -> None:
     ax.set_xlabel(X[x])
     form = FuncFormatter(lambda value, _: f"{value:.4g}")
     if len(ticks) <= 12:
-        room = np.log(ticks[-1] / ticks[0]) / 16  # what a label takes of the axis
+        room = np.log(ticks[-1] / ticks[0]) / 12  # what a label takes of the axis
         kept = [ticks[0]]
         for tick in ticks[1:]:
             kept += [tick] if np.log(tick / kept[-1]) >= room else []
@@ -200,10 +213,10 @@ def _log_axis(ax: Axes, runs: pd.DataFrame, x: str) -> None:
 
 def _in_words(runs: pd.DataFrame, x: str, title: str) -> str:
     said = []
-    for value, group in runs.groupby(x, sort=x != "configuration"):
+    for (others, value), group in runs.groupby(["others", x], sort=False):
         mean, lost = group.final_val_accuracy.mean(), int(group.outcome.isin(LOST).sum())
         figure = "none trained to its end" if np.isnan(mean) else f"{mean:.1%}"
-        name = f"{value:g}" if isinstance(value, float) else str(value)
+        name = f"{others} {value:g}".strip() if isinstance(value, float) else str(value)
         said.append(f"{name}: {figure}, {lost} of {len(group)} lost")
     more = f"; and {len(said) - 24} more" if len(said) > 24 else ""
     return f"{title}, means over seeds. {'; '.join(said[:24])}{more}."

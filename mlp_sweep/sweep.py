@@ -1,7 +1,6 @@
 """A planned stack trained: pictures, engine and epoch loop put together; one run or a thousand take the same road."""
 
 import dataclasses
-import sys
 from collections.abc import Generator
 from typing import Any
 
@@ -104,5 +103,4 @@ def _about(run: config.Run, arrays: Arrays, engine: engines.Engine, device: torc
         "threads": torch.get_num_threads(),
         "versions": provenance.versions(),
         "git_commit": provenance.git_commit(),
-        "command": sys.argv,
     }

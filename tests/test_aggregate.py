@@ -1,12 +1,14 @@
 """Run directories to frames: what is read, what is left out and why, and what makes a label."""
 
 import json
+import socket
+import subprocess
 from pathlib import Path
 
 import pytest
 from made_up import NAN, write_run
 
-from mlp_sweep import aggregate, run_dir
+from mlp_sweep import aggregate, asked, run_dir
 
 
 def test_only_settings_that_differ_become_labels(tmp_path: Path):
@@ -124,8 +126,8 @@ def _damage(folder: Path, how: str) -> str:
             status.write_text("[]")
             return "no JSON object"
         case "no settings":
-            status.write_text('{"state": "failed", "reason": "no pictures there"}')
-            return "no pictures there"
+            status.write_text('{"state": "finished"}')
+            return "no settings in it"
         case "foreign outcome":
             rewrite(outcome="splendid")
             return "outcome is 'splendid'"
@@ -158,7 +160,47 @@ def test_what_cannot_be_read_is_named_with_its_reason_and_the_rest_is_read(tmp_p
 def test_a_run_that_did_not_end_is_named(tmp_path: Path, outcome: str):
     write_run(tmp_path / "a", outcome=outcome, val_accuracy=[0.1])
     sweep = aggregate.read([tmp_path])
-    assert sweep.runs.outcome.tolist() == [outcome] and "after epoch 1 of 4" in sweep.left_out[0][1]
+    [(_, said)] = sweep.unfinished
+    assert sweep.runs.outcome.tolist() == [outcome] and "after epoch 1 of 4" in said and not sweep.left_out
+
+
+def test_a_run_that_failed_before_it_began_is_named_with_its_reason(tmp_path: Path):
+    write_run(tmp_path / "good")
+    write_run(
+        tmp_path / "bad", seed=1, outcome="failed", val_accuracy=[], status={"data": None, "reason": "no such set"}
+    )
+    sweep = aggregate.read([tmp_path])
+    assert len(sweep.runs) == 1
+    assert sweep.unfinished == [(str(tmp_path / "bad"), "failed before it began: no such set")]
+
+
+def test_jobs_that_were_asked_for_and_have_no_record_are_named(tmp_path: Path):
+    write_run(tmp_path / "a")
+    asked.sweep(tmp_path, {tmp_path / name: {} for name in ("a", "b")})
+    assert aggregate.read([tmp_path]).unfinished == [(str(tmp_path / "b"), "not started yet")]
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    record = {"jobs": {"b": {}}, "pid": ended.pid, "host": socket.gethostname()}
+    (tmp_path / asked.JOBS).write_text(json.dumps(record))
+    assert aggregate.read([tmp_path]).unfinished == [(str(tmp_path / "b"), "never started")]
+
+
+def test_equal_settings_with_other_figures_are_not_said_to_be_the_same(tmp_path: Path):
+    write_run(tmp_path / "a", val_accuracy=[0.1, 0.2])
+    write_run(tmp_path / "b", val_accuracy=[0.1, 0.6])
+    sweep = aggregate.read([tmp_path])
+    assert not sweep.copies and len(sweep.runs) == 1
+    assert sweep.left_out == [(str(tmp_path / "b"), f"other figures than {tmp_path / 'a'} under the same settings")]
+
+
+def test_a_data_seed_that_goes_with_the_seed_is_part_of_the_replicate(tmp_path: Path):
+    for seed in range(3):
+        for r in (2.0, 4.0):
+            data = {"name": "made_up", "fingerprint": f"{seed}" * 16, "classes": 10, "train": 6, "val": 6}
+            write_run(tmp_path / f"{r} {seed}", "scaled", r, seed, settings={"data_seed": seed}, status={"data": data})
+    assert aggregate.read([tmp_path]).configurations == ["scaled r=2", "scaled r=4"]
+    write_run(tmp_path / "more", "scaled", 2.0, 0, settings={"data_seed": 9})
+    assert "data_seed" in aggregate.read([tmp_path]).varied
 
 
 def test_a_run_still_being_written_is_in_the_curves_and_named(tmp_path: Path):
@@ -167,7 +209,7 @@ def test_a_run_still_being_written_is_in_the_curves_and_named(tmp_path: Path):
         file.write("3,0.1,0.")
     sweep = aggregate.read([tmp_path])
     assert sweep.epochs.epoch.tolist() == [1, 2]
-    assert "still running after epoch 2 of 20" in sweep.left_out[0][1]
+    assert "still running after epoch 2 of 20" in sweep.unfinished[0][1]
 
 
 def test_a_folder_without_runs_and_a_missing_one_are_named(tmp_path: Path):

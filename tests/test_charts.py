@@ -1,5 +1,7 @@
 """Charts: what is drawn is what was recorded, what was lost is marked, and names are only names."""
 
+import itertools
+import re
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -11,6 +13,7 @@ from matplotlib.colors import to_rgb
 from mlp_sweep import aggregate, charts, slope_charts
 from mlp_sweep.aggregate import Sweep
 from mlp_sweep.charts import Chart
+from mlp_sweep.statistics import mean_interval
 
 
 @pytest.fixture(autouse=True)
@@ -116,6 +119,53 @@ def test_dollars_in_a_name_are_no_formula(tmp_path: Path):
     for chart in _all(aggregate.read([tmp_path])).values():
         charts.save(chart.figure, tmp_path / chart.name)
     assert "$\\frac{$" in (tmp_path / "val_accuracy.svg").read_text()
+
+
+def test_the_words_of_a_chart_are_where_its_lines_end(tmp_path: Path):
+    """One run stopped early: what it had reached by then is no end."""
+    write_sweep(tmp_path, {"relu": [{"val_accuracy": [0.1, 0.2, 0.4]}, {"val_accuracy": [0.1], "outcome": "stopped"}]})
+    [alt] = [chart.alt for chart in charts.epoch_charts(aggregate.read([tmp_path])) if chart.name == "val_accuracy"]
+    assert "relu 40.0%, 1 of 2 stopped" in alt
+
+
+def test_crosses_stand_above_the_epoch_that_they_mark(tmp_path: Path):
+    write_sweep(tmp_path, {f"scaled {r}": [{"val_accuracy": [0.1], "outcome": "diverged"}] for r in range(2, 10)})
+    write_run(tmp_path / "relu", val_accuracy=[0.1] * 5)
+    ax = charts.curves(aggregate.read([tmp_path]), ["val_accuracy"], "").axes[0]
+    crosses = [line for line in ax.lines if line.get_marker() == "X" and not line.get_clip_on()]
+    assert len(crosses) == 8 and {float(np.asarray(line.get_xdata())[0]) for line in crosses} == {2.0}
+
+
+def test_panels_stand_against_the_relu_of_their_other_settings(tmp_path: Path):
+    for r, lr in itertools.product((1, 2, 4, 8, 16, 32, 64), (0.01, 0.1)):
+        write_run(tmp_path / f"{r} {lr}", "scaled" if r > 1 else "relu", r, lr=lr, val_accuracy=[lr, lr])
+    figure = charts.multiples(aggregate.read([tmp_path]), "val_accuracy", "")
+    for ax in figure.axes[:14]:
+        grey = next(line for line in ax.lines if line.get_color() == "0.5")
+        assert np.asarray(grey.get_ydata())[0] == float(re.findall(r"lr=(\S+)", ax.get_title("left"))[0])
+
+
+def test_slopes_of_few_groups_among_many_are_drawn(tmp_path: Path):
+    for i in range(12):
+        write_run(tmp_path / f"{i}", lr=0.001 * (i + 1))
+    write_run(tmp_path / "scaled", "scaled", 2.0, lr=0.001 * 6)
+    assert {"r_sweep", "effective_lr"} <= set(_all(aggregate.read([tmp_path])))
+
+
+def test_equal_effective_learning_rates_are_one(tmp_path: Path):
+    for seed in range(2):
+        write_run(tmp_path / f"relu {seed}", seed=seed, lr=0.009)
+        write_run(tmp_path / f"scaled {seed}", "scaled", 3.0, seed, lr=0.001, outcome="diverged", val_accuracy=[])
+    figure = _all(aggregate.read([tmp_path]))["effective_lr"].figure
+    assert sorted(bar.get_height() for bar in figure.axes[1].patches) == [0, 0.5, 0.5]  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_intervals_end_within_the_chart(tmp_path: Path):
+    for seed, accuracy in enumerate((0.1, 0.2, 0.3)):
+        write_run(tmp_path / f"relu {seed}", seed=seed, val_accuracy=[0.1])
+        write_run(tmp_path / f"scaled {seed}", "scaled", 2.0, seed, val_accuracy=[accuracy])
+    top = _all(aggregate.read([tmp_path]))["r_sweep"].figure.axes[0]
+    assert mean_interval(np.array([0.1, 0.2, 0.3]))[2] < top.get_ylim()[1]
 
 
 def test_runs_without_a_figure_make_charts_all_the_same(tmp_path: Path):

@@ -42,6 +42,7 @@ def _varied(runs: list[dict[str, Any]], by: float) -> list[dict[str, Any]]:
     ({"relu": _losses(2.0), "scaled 2": _varied(_losses(2.0), 0.5)}, FAILS),
     ({"relu": _losses(2.0), "scaled 2": _varied(_losses(2.0), -0.5), "scaled 62": _lost()}, FAILS),
     ({"relu": _losses(2.0), "scaled 2": _losses(2.0)[::-1]}, UNKNOWN),
+    ({"relu": _lost(), "scaled 2": _lost()}, UNKNOWN),
     ({"relu": _losses(2.0, seeds=2), "scaled 2": _varied(_losses(2.0, seeds=2), -0.5)}, UNKNOWN),
     ({"relu": _losses(2.0)}, UNKNOWN),
     ({"scaled 2": _losses(2.0)}, UNKNOWN),
@@ -71,6 +72,8 @@ def test_a_run_that_diverged_after_the_first_quarter_was_fast_in_it(tmp_path: Pa
     ({"relu": _losses(2.0), "scaled 2": _losses(1.5)}, FAILS),
     ({"relu": _losses(2.0), "scaled 2": [*_losses(2.0, seeds=3), *_lost(2)]}, UNKNOWN),
     ({"relu": _losses(2.0, seeds=2), "scaled 62": _lost(2)}, UNKNOWN),
+    ({"relu": _losses(2.0, seeds=3), "scaled 62": [*_losses(2.0, seeds=1), *_lost(2)]}, UNKNOWN),
+    ({"relu": _losses(2.0, seeds=3), "scaled 62": _lost(3)}, HOLDS),
     ({"relu": _lost(), "scaled 62": _lost()}, UNKNOWN),
 ])  # fmt: skip
 def test_relu_is_more_stable(tmp_path: Path, cells: dict, answer: str):
@@ -84,6 +87,7 @@ def test_relu_is_more_stable(tmp_path: Path, cells: dict, answer: str):
     ({"relu": _losses(2.0), "scaled 4": _losses(2.0)}, UNKNOWN),
     ({"relu": _lost(), "scaled 62": _lost()}, UNKNOWN),
     ({"relu": _losses(2.0), "scaled 62": [*_losses(2.0, seeds=3), *_lost(2)]}, UNKNOWN),
+    ({"relu": _losses(2.0, seeds=3), "scaled 62": [*_losses(2.0, seeds=1), *_lost(2)]}, UNKNOWN),
     ({"relu": _losses(2.0, seeds=2), "scaled 62": _lost(2)}, UNKNOWN),
     ({"relu": _losses(2.0)}, UNKNOWN),
 ])  # fmt: skip
@@ -102,6 +106,18 @@ def test_the_mlp_is_limited_for_want_of_spatial_features(tmp_path: Path, mlp: fl
     finding = findings(aggregate.read([tmp_path]))[SPATIAL]
     assert finding.answer == answer
     assert "model=cnn" in finding.words or cnn is not None
+
+
+def test_the_mlp_is_compared_with_every_model_that_sees_neighbours(tmp_path: Path):
+    for seed, noise in enumerate(NOISE):
+        write_run(tmp_path / f"mlp{seed}", seed=seed, val_accuracy=[0.2 + noise])
+        for width, level in ((16, 0.1), (64, 0.4)):
+            model = {"name": "cnn", "hidden": [width]}
+            write_run(tmp_path / f"cnn{width} {seed}", seed=seed, val_accuracy=[level + 2 * NOISE[-seed]],
+                      settings={"model": model})  # fmt: skip
+    finding = findings(aggregate.read([tmp_path]))[SPATIAL]
+    [item] = finding.evidence
+    assert finding.answer == HOLDS and "hidden=16" in item.figures and "hidden=64" in item.figures
 
 
 def test_the_mlps_claims_are_answered_from_mlps_alone(tmp_path: Path):

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from made_up import write_run, write_sweep
 
-from mlp_sweep import aggregate, report
+from mlp_sweep import aggregate, asked, report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -80,7 +80,7 @@ def test_the_page_names_the_classes_of_each_data_set_from_the_runs_alone(tmp_pat
     page = (report.write([tmp_path], tmp_path / "report") / "report.html").read_text()
     assert "made_up: 2 classes (2 runs, fingerprint ffffffffffff)" in page
     assert "<code>n00000000</code> tabby, tabby cat</li>" in page and "<code>n00000001</code> bee</li>" in page
-    assert "made_up: not known before a run has ended (1 run, fingerprint dddddddddddd)" in page
+    assert "made_up: named in the weights of a run that ended, of which none can be read here (1 run" in page
     assert "<script>alert" not in page and "&lt;/ol&gt;&lt;script&gt;" in page
 
 
@@ -158,6 +158,40 @@ def test_watching_ends_when_nothing_runs_and_leaves_a_page_that_stays(tmp_path: 
     assert len(pages) == 1 and 'http-equiv="refresh" content="2"' in pages[0] and "1 running" in pages[0]
     last = (tmp_path / "out" / "report.html").read_text()
     assert 'http-equiv="refresh"' not in last and "1 ok" in last
+
+
+def test_a_sweep_whose_pictures_are_being_prepared_is_watched_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(report, "QUIET", 0.0)
+    looks = []
+
+    def sleep(_: float) -> None:
+        looks.append(1)
+        if len(looks) == 3:
+            write_run(tmp_path / "a")
+
+    monkeypatch.setattr(report.time, "sleep", sleep)
+    asked.sweep(tmp_path, {tmp_path / "a": {}})
+    report.watch([tmp_path], tmp_path / "report", 1)
+    assert len(looks) == 3
+
+
+def test_charts_of_other_runs_are_taken_away(tmp_path: Path):
+    write_run(tmp_path / "one", "relu")
+    write_run(tmp_path / "two", "scaled", 2.0)
+    out = report.write([tmp_path], tmp_path / "report")
+    assert (out / "r_sweep.svg").exists()
+    shutil.rmtree(tmp_path / "two")
+    report.write([tmp_path], out)
+    assert not list(out.glob("r_sweep.*")) and pd.read_csv(out / "comparisons.csv").empty
+
+
+def test_the_commands_are_those_that_can_be_given(tmp_path: Path):
+    resumed = ["/x/mlp_sweep/resume.py", "here", "epochs=8"]
+    write_run(tmp_path / "a", status={"resumed": resumed})
+    write_run(tmp_path / "b", seed=1, status={"command": ["/home/mlp/study.py", "a b"]})
+    page = (report.write([tmp_path], tmp_path / "report") / "report.html").read_text()
+    assert "python -m mlp_sweep --multirun activation=relu,scaled; python -m mlp_sweep.resume here epochs=8" in page
+    assert "/home/mlp/study.py &#39;a b&#39;" in page
 
 
 def _browse(page: Path, profile: Path) -> tuple[str, list[str], list[str]]:

@@ -90,6 +90,19 @@ def test_epochs_to_the_baselines_accuracy_count_runs_that_never_get_there(tmp_pa
     assert math.isnan(table.epochs_to_baseline["scaled r=4"])  # of 2, never, never
 
 
+def test_where_each_configuration_is_its_own_baseline_there_is_none(tmp_path: Path):
+    for lr in (0.01, 0.1):
+        write_run(tmp_path / f"{lr}", lr=lr)
+    assert statistics.summary(aggregate.read([tmp_path])).epochs_to_baseline.isna().all()
+
+
+def test_a_run_that_has_not_ended_is_not_one_that_never_gets_there(tmp_path: Path):
+    runs = [{"val_accuracy": [0.2, 0.3]}, {"val_accuracy": [0.1], "outcome": "running"}]
+    write_sweep(tmp_path, {"relu": [{"val_accuracy": [0.1, 0.2]}] * 2, "scaled 2": runs})
+    table = statistics.summary(aggregate.read([tmp_path])).set_index("configuration")
+    assert table.epochs_to_baseline["scaled r=2"] == 1 and table.ended["scaled r=2"] == 1
+
+
 def test_paired_comparison_is_scipys_paired_t_test():
     rng = np.random.default_rng(3)
     base = pd.Series(rng.normal(0.3, 0.05, 6))
