@@ -24,7 +24,7 @@ class FusedLauncherConf:
     _target_: str = "hydra_plugins.fused_launcher.FusedLauncher"
     max_members: int | None = None  # of a stack; null: what fits in half of the free memory
     backend: str = "local"  # local: forked processes, or this one | loky: joblib's processes | ray: a cluster
-    workers: int | None = None  # stacks at a time; null: one a core where that pays, as many as there is room for (ray)
+    workers: int | None = None  # stacks at a time; null: one a core where that pays, the cluster's cores with ray
     address: str | None = None  # of a running ray cluster; null: one on this machine
 
 

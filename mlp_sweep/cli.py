@@ -66,11 +66,12 @@ class Hooks(Callback):
 
 def main() -> None:
     """The command. Exit status 0, 130 after Ctrl-C, or 1 with a line on stderr (HYDRA_FULL_ERROR=1: the traceback)."""
+    console.take_interrupts()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors on instead of printing many lines
     try:
         _main()
     except KeyboardInterrupt:
-        console.stopped(Hooks.sweep_dir or Hooks.run_dir or Path("outputs"))
+        resume.stopped(Hooks.sweep_dir or Hooks.run_dir)
 
 
 def _main() -> None:

@@ -237,6 +237,9 @@ def one_line(error: Exception) -> str:
     return f"{keys[0]}: {text}" if keys and keys[0] not in text else text
 
 
+LARGEST = 3.4e38  # that float32 holds
+
+
 def check(run: Run) -> None:
     """ValueError with the key, its value and what is allowed, for the first setting that cannot be trained."""
 
@@ -245,11 +248,11 @@ def check(run: Run) -> None:
             raise ValueError(f"{key}={value}: must be {allowed}")
 
     data, optimizer = run.dataset, run.optimizer
-    need(run.activation.r > 0, "activation.r", run.activation.r, "greater than 0")
-    need(run.activation.r < float("inf"), "activation.r", run.activation.r, "finite")
-    need(0 < optimizer.lr < float("inf"), "optimizer.lr", optimizer.lr, "greater than 0 and finite")
+    need(0 < run.activation.r < LARGEST, "activation.r", run.activation.r, f"greater than 0, below {LARGEST:g}")
+    need(0 < optimizer.lr < LARGEST, "optimizer.lr", optimizer.lr, f"greater than 0, below {LARGEST:g}")
     need(0 <= optimizer.momentum < 1, "optimizer.momentum", optimizer.momentum, "in [0, 1)")
-    need(optimizer.weight_decay >= 0, "optimizer.weight_decay", optimizer.weight_decay, "0 or more")
+    decay = optimizer.weight_decay
+    need(0 <= decay < LARGEST, "optimizer.weight_decay", decay, f"0 or more, below {LARGEST:g}")
     need(
         not optimizer.nesterov or optimizer.momentum > 0,
         "optimizer.nesterov",

@@ -5,7 +5,9 @@ Progress, notices and errors go to stderr, results to stdout.
 
 import os
 import shlex
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -154,7 +156,27 @@ def shown(path: Path) -> str:
     return os.path.relpath(path) if path.is_absolute() and path.is_relative_to(Path.cwd()) else str(path)
 
 
-def stopped(path: Path) -> NoReturn:
-    """The last word after Ctrl-C: how to go on. Exits with 130, as shells expect."""
-    _err.print(f"mlp_sweep: stopped; go on with: python -m mlp_sweep.resume {shlex.quote(shown(path))}", markup=False)
+def take_interrupts() -> None:
+    """Ctrl-C stops in order, a second one does not disturb that, and a third ends the process at once."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a shell's background
+        return
+    pressed = 0
+
+    def interrupted(*_: object) -> None:
+        nonlocal pressed
+        pressed += 1
+        if pressed == 1:
+            raise KeyboardInterrupt
+        if pressed > 2:
+            os._exit(130)  # like kill -9, of which nothing is lost
+
+    signal.signal(signal.SIGINT, interrupted)
+
+
+def stopped(path: Path | None) -> NoReturn:
+    """The last word after Ctrl-C, with what there is to go on with. Exits with 130, as shells expect."""
+    go_on = f"; go on with: python -m mlp_sweep.resume {shlex.quote(shown(path))}" if path else ""
+    _err.print(f"mlp_sweep: stopped{go_on}", markup=False)
     sys.exit(130)

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 ROOT = Path("/")  # Linux's own account, in /proc and /sys; elsewhere nothing is there
@@ -27,8 +28,8 @@ def cores(root: Path = ROOT) -> int:
 
 
 def free_memory(root: Path = ROOT) -> int:
-    """Bytes that can be had now; half of a GiB where the system does not say."""
-    free = _meminfo(root, "MemAvailable", 2**29)
+    """Bytes that can be had now; half of what is installed where the system does not say, 2 GiB where neither."""
+    free = _meminfo(root, "MemAvailable", _installed() // 2 or 2**31)
     for group in _groups(root):
         if limit := _limit(group):
             version_1 = _text(group / "memory.usage_in_bytes")
@@ -41,7 +42,22 @@ def free_memory(root: Path = ROOT) -> int:
 
 def total_memory(root: Path = ROOT) -> int:
     """Bytes that can be had at most; 2^63 where the system does not say."""
-    return min([_meminfo(root, "MemTotal", 2**63), *filter(None, map(_limit, _groups(root)))])
+    return min([_installed() or 2**63, *filter(None, map(_limit, _groups(root)))])
+
+
+def _installed() -> int:
+    """Bytes; 0 where the system does not say (Windows)."""
+    names = getattr(os, "sysconf_names", {})
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if "SC_PHYS_PAGES" in names else 0
+
+
+def open_files() -> None:
+    """As many as the system allows: a sweep holds a lock for each of its jobs."""
+    with suppress(ImportError, ValueError, OSError):  # not on Windows; more than the kernel's own limit
+        import resource
+
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _groups(root: Path) -> Iterator[Path]:

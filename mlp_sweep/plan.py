@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -133,11 +134,22 @@ def job(run: config.Run, path: Path, more_epochs: bool = False) -> Job:
     if differing:
         raise ValueError(f"{path}: holds another run's results ({'; '.join(differing)}); choose another directory")
     found = standing(path, status)
+    if not found.source:
+        _from_its_equal(found, path, status)
     for line in found.damage:
         anew = f"goes on from epoch {len(found.lines) + 1}" if found.lines else "starts anew"
         console.notice(f"{line}; the run {anew}")
     over = status.get("epoch", 0) >= run.epochs or (_stops(run) and status.get("outcome") == "diverged")
     return Job(run, path, found, found.ended and over, seen)
+
+
+def _from_its_equal(found: Standing, path: Path, status: dict[str, Any]) -> None:
+    """What the run that an equal one was trained as has come to: its directory has the checkpoint of both."""
+    other = path.parent / Path(str(status.get("same_as"))).name
+    with suppress(ValueError):
+        if is_run(other) and read_status(other).get("run_id") == status.get("run_id"):
+            theirs = standing(other)
+            found.lines, found.source, found.diverged_at = theirs.lines, theirs.source, theirs.diverged_at
 
 
 def _stops(run: config.Run) -> bool:

@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from typing import Any
@@ -22,13 +23,21 @@ from . import config, console, machine, relay
 from .events import Event, Started
 from .plan import Stack
 
+LOOK = 0.5  # seconds between two looks at whether all has been stopped
 AVAILABLE = "forkserver" in multiprocessing.get_all_start_methods()
 
 
 def warm() -> None:
     """Has the imports made, once, by the process that the others are forked from, while this one goes on."""
     multiprocessing.set_forkserver_preload(["mlp_sweep.sweep"])
-    multiprocessing.forkserver.ensure_running()
+    # It ignores Ctrl-C only once its imports are made; what is blocked here is blocked there from the beginning. The
+    # tracker, which it would start first, ends with Ctrl-C unblocked.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        multiprocessing.forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @dataclass
@@ -46,7 +55,7 @@ class Processes:
             warm()
         self._context: Any = context or multiprocessing.get_context("forkserver")
         self._left, self.at_once = count, at_once
-        self._changing = threading.Lock()
+        self._starting, self._changing = threading.Lock(), threading.Lock()
         self._running: dict[Connection, Any] = {}
         self._stopped = False
         self._first, self._brought = threading.Lock(), threading.Event()
@@ -74,51 +83,66 @@ class Processes:
 
     def _receive(self, pipe: Connection) -> Any:
         try:
-            return pipe.recv()
+            while True:
+                self._check()
+                if pipe.poll(LOOK):
+                    return pipe.recv()
         except (EOFError, OSError):  # the latter where it ended in the middle of a message
-            if self._stopped:
-                raise KeyboardInterrupt from None
-            raise RuntimeError("its process ended before it did") from None
+            self._check()
+            process = self._running[pipe]
+            process.join(LOOK)
+            by = f" by signal {-process.exitcode}" if (process.exitcode or 0) < 0 else ""
+            hint = ", as by a system that is short of memory" if process.exitcode == -9 else ""
+            raise RuntimeError(f"its process was ended{by}{hint}") from None
 
     def stop(self) -> None:
-        """Ends whatever trains; nothing begins after it."""
+        """Ends whatever trains; nothing begins after it. A second Ctrl-C in here does no harm: all look for it."""
+        self._stopped = True
+        self._brought.set()
         with self._changing:
-            self._stopped = True
             for process in self._running.values():
                 process.terminate()
-        self._brought.set()
+
+    def _check(self) -> None:
+        if self._stopped:
+            raise KeyboardInterrupt
 
     @contextmanager
     def _started(self, stack: Stack) -> Iterator[Connection]:
         """A process that trains a stack, as the pipe to it; at the end it is gone."""
-        with self._changing:
-            if self._stopped:
-                raise KeyboardInterrupt
+        with self._starting:
+            self._check()
             pipe, theirs = self._context.Pipe()
-            process = self._context.Process(target=_train, args=(theirs, stack, self.threads), daemon=True)
+            process = self._context.Process(target=_train, args=(theirs, stack, self.threads()), daemon=True)
             try:
                 process.start()
             except (OSError, EOFError) as error:
+                self._check()
                 raise RuntimeError(f"no process could be started ({error or 'no answer'})") from error
             theirs.close()
+            for member in stack.members:  # it has them now
+                member.state = None
+        with self._changing:
             self._running[pipe] = process
         try:
+            self._check()
             yield pipe
         finally:
             with self._changing:
                 del self._running[pipe]
                 pipe.close()
                 self._left -= 1
-                for other in self._running:
+                for place, other in enumerate(self._running):
                     with suppress(OSError):  # it has just ended
-                        other.send(self.threads)
+                        other.send(self.threads(place))
             process.terminate()
             process.join()
 
-    @property
-    def threads(self) -> int:
-        """Of each process; those that are left have the cores of those that ended."""
-        return max(1, machine.cores() // max(1, min(self.at_once, self._left)))
+    def threads(self, place: int | None = None) -> int:
+        """Of the process at a place among those that run, or of the next; the cores of those that ended are dealt."""
+        place = len(self._running) if place is None else place
+        each, more = divmod(machine.cores(), max(1, min(self.at_once, self._left)))
+        return max(1, each + (place < more))
 
 
 def _train(pipe: Connection, stack: Stack, threads: int) -> None:
@@ -129,12 +153,12 @@ def _train(pipe: Connection, stack: Stack, threads: int) -> None:
     try:
         from . import sweep
 
-        sweep.share_threads(threads)
+        sweep.share_threads(stack, threads)
         with told.task(stack.name, None, "samples") as bar:
             for event in sweep.events(stack, told, bar):
                 told.send(event)
                 for count in told.answers():
-                    sweep.share_threads(count)
+                    sweep.share_threads(stack, count)
         last = None
     except Exception as error:
         last = _Failed(_portable(error), traceback.format_exc())

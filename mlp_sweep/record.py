@@ -62,10 +62,10 @@ def record(stack: Stack, happenings: Generator[Event]) -> Iterator[Result]:
             raise
         except Exception as raised:
             error = _plain(raised, stack)
-            for member in left:
-                for directory in records[member]:
-                    _stop(directory, stack.members[member], "failed", one_line(error), traceback.format_exc())
-                    yield Result(directory.path, error=error)
+            unfinished = [(directory, stack.members[member]) for member in left for directory in records[member]]
+            for directory, member in unfinished:  # all, before whoever listens to the first may have heard enough
+                _stop(directory, member, "failed", one_line(error), traceback.format_exc())
+            yield from (Result(directory.path, error=error) for directory, _ in unfinished)
 
 
 def _stop(directory: RunDir, member: Member, state: str, reason: str, trace: str | None = None) -> None:
@@ -78,9 +78,10 @@ def _plain(error: Exception, stack: Stack) -> Exception:
     """Out of memory, which each library says in words of its own, as one sentence with what takes it."""
     if not isinstance(error, MemoryError) and not re.search("allocate memory|out of memory", str(error)):
         return error
-    run = stack.run
-    what = f"model.hidden={run.model.hidden}, batch_size={run.batch_size}, {len(stack.members)} runs at once"
-    said = MemoryError(f"out of memory with {what}; fewer at once: hydra.launcher.max_members")
+    run, members = stack.run, len(stack.members)
+    what = f"model.hidden={run.model.hidden}, batch_size={run.batch_size}"
+    fewer = f", {members} runs at once; fewer: hydra.launcher.max_members, or max_members where a sweep is resumed"
+    said = MemoryError(f"out of memory with {what}{fewer if members > 1 else ''}")
     said.__cause__ = error
     return said
 

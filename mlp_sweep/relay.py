@@ -73,20 +73,23 @@ class Relay(console.Progress):
     @contextmanager
     def task(self, description: str, total: int | None, unit: str) -> Iterator[console.Bar]:
         bar = next(self._numbers)
-        owed, sent = 0, time.monotonic()
+        owed, sent, counting = 0, time.monotonic(), threading.Lock()  # those who decode advance a bar at once
 
         def tell(what: str, value: object) -> None:
             self.send(Said(what, value, bar))
 
         def pay() -> None:
             nonlocal owed, sent
-            tell("advance", owed)
-            owed, sent = 0, time.monotonic()
+            with counting:
+                now, owed, sent = owed, 0, time.monotonic()
+            tell("advance", now)
 
         def advance(count: int) -> None:
             nonlocal owed
-            owed += count
-            if time.monotonic() - sent > INTERVAL:
+            with counting:
+                owed += count
+                due = time.monotonic() - sent > INTERVAL
+            if due:
                 pay()
 
         def say(text: str) -> None:

@@ -4,12 +4,13 @@ import argparse
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from . import asked, config, console, machine, plan, run_dir
 from .plan import Job
 from .workers import Workers, train_jobs
 
+LAUNCHING = ("max_members", "workers")  # how it is trained, as hydra.launcher has it
 MAY_CHANGE = (
     "epochs",
     "device",
@@ -22,14 +23,14 @@ MAY_CHANGE = (
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m mlp_sweep.resume", description=__doc__)
     parser.add_argument("path", type=Path, metavar="PATH", help="a run's or a sweep's directory")
-    parser.add_argument(
-        "changes", nargs="*", metavar="KEY=VALUE", help=f"of {', '.join(MAY_CHANGE)}: epochs=40 goes on"
-    )
+    keys = ", ".join((*MAY_CHANGE, *LAUNCHING))
+    parser.add_argument("changes", nargs="*", metavar="KEY=VALUE", help=f"of {keys}: epochs=40 goes on")
     args = parser.parse_args(argv)
+    console.take_interrupts()
     try:
         resume(args.path, args.changes)
     except KeyboardInterrupt:
-        console.stopped(args.path)
+        stopped(args.path)
     except (ValueError, OSError, MemoryError) as error:
         console.error(config.one_line(error))
         sys.exit(1)
@@ -40,14 +41,30 @@ def resume(path: Path, changes: list[str]) -> None:
     wanted = _wanted(path)
     if not wanted:
         raise ValueError(f"{path}: {'no run in it' if path.is_dir() else 'no such folder'}")
+    launching = {key: _whole(key, value) for key, _, value in (change.partition("=") for change in changes)
+                 if key in LAUNCHING}  # fmt: skip
+    changes = [change for change in changes if change.partition("=")[0] not in LAUNCHING]
     jobs = [job(folder, settings, changes) for folder, settings in wanted.items()]
-    workers = Workers()
-    planned = plan.stacks(jobs, None, machine.free_memory(), workers.at_once([job.run for job in jobs]))
+    workers = Workers(workers=launching.get("workers"))
+    at_once = workers.at_once([job.run for job in jobs])
+    planned = plan.stacks(jobs, launching.get("max_members"), machine.free_memory(), at_once)
     console.notice(plan.describe(planned, jobs))
     results = train_jobs(jobs, planned, workers)
     errors = {result.path: result.error for result in results if result.error}
     if not close(path, errors, is_sweep=list(wanted) != [path]):
         sys.exit(1)
+
+
+def stopped(path: Path | None) -> NoReturn:
+    """The last word after Ctrl-C: how to go on, if there is something to go on with. Exits with 130."""
+    begun = path is not None and path.exists() and ((path / asked.JOBS).exists() or run_dir.find_runs(path))
+    console.stopped(path if begun else None)
+
+
+def _whole(key: str, value: str) -> int:
+    if not value.isdecimal():
+        raise ValueError(f"{key}={value}: must be a whole number")
+    return int(value)
 
 
 def _wanted(path: Path) -> dict[Path, Any]:
@@ -82,7 +99,8 @@ def job(folder: Path, settings: Any, changes: list[str]) -> Job:
     }
     for key, value in changed.items():
         if key not in MAY_CHANGE:
-            raise ValueError(f"{key}={value}: no run is resumed with another {key}; {', '.join(MAY_CHANGE)} may change")
+            may = ", ".join((*MAY_CHANGE, *LAUNCHING))
+            raise ValueError(f"{key}={value}: no run is resumed with another {key}; {may} may change")
         group, _, leaf = key.rpartition(".")
         place = settings.get(group) if group else settings
         if isinstance(place, dict) and (leaf in place or key != "dataset.download"):
@@ -108,8 +126,8 @@ def close(path: Path, errors: dict[Path, Exception], is_sweep: bool) -> bool:
 
     errors: of this process; what other processes' runs failed of is in their status.
     """
-    rows, failed, trained = [], {folder: config.one_line(error) for folder, error in errors.items()}, 0
-    for folder in run_dir.find_runs(path):
+    rows, failed, trained = [], {folder.resolve(): config.one_line(error) for folder, error in errors.items()}, 0
+    for folder in run_dir.find_runs(path.resolve()):
         try:
             status = run_dir.read_status(folder)
             rows.append(run_dir.summary(folder, status))

@@ -55,7 +55,7 @@ def replace(path: Path, *data: bytes | memoryview, sync: bool = True, shared: bo
 def appending(path: Path) -> Iterator[IO[str]]:
     """A text file to write at its end; OSError where it is a link."""
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
-    with naming(path), open(os.open(path, flags, 0o666), "a", encoding="utf-8") as file:
+    with naming(path), open(os.open(path, flags, 0o666), "a", encoding="utf-8", newline="\n") as file:
         yield file
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from . import config, console, engines, provenance
+from . import config, console, engines, machine, provenance
 from .data import Arrays, Batches, load
 from .engines import kernels
 from .events import Ended, Epoch, Event, Started, State
@@ -33,6 +33,7 @@ def events(stack: Stack, progress: console.Progress, bar: console.Bar) -> Genera
     for slot, member in enumerate(stack.members):
         if member.state is not None:
             engine.load(slot, {key: torch.tensor(value) for key, value in member.state.items()})
+            member.state = None
     columns = ["epoch", *FIGURES, "grad_norm"]
     columns += [f"dead_{i + 1}" for i in range(len(run.model.hidden))] + ["seconds"]
     skipped = [f"picture left out: {name} ({why})" for name, why in arrays.skipped.items()]
@@ -58,10 +59,11 @@ def events(stack: Stack, progress: console.Progress, bar: console.Bar) -> Genera
         bar.say(f"epoch {rows[0].epoch}/{run.epochs}")
 
 
-def share_threads(threads: int) -> None:
-    """Leaves the other cores to other processes, where it changes no bit of the numbers."""
-    if kernels.choose(torch.device("cpu")).any_threads:
-        torch.set_num_threads(threads)
+def share_threads(stack: Stack, threads: int) -> None:
+    """Leaves the other cores to other processes, where it changes no bit of the numbers; else takes all."""
+    shared = stack.stackable and stack.run.matmul_precision == "highest"
+    shared = shared and kernels.choose(torch.device("cpu")).any_threads
+    torch.set_num_threads(threads if shared else machine.cores())
 
 
 def find_device(name: str) -> torch.device:

@@ -6,6 +6,7 @@ Wherever a stack trains, a worker that dies takes no other stack's results with 
 import logging
 import platform
 import sys
+import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ class Workers:
     """The launcher's settings of the same names. ValueError where they cannot be served."""
 
     backend: str = "local"
-    workers: int | None = None  # stacks at a time; None: one a core where that pays, as many as there is room for (ray)
+    workers: int | None = None  # stacks at a time; None: one a core where that pays, the cluster's cores with ray
     address: str | None = None  # of a running Ray cluster; None: one for this command, on this machine
 
     def __post_init__(self) -> None:
@@ -47,6 +48,11 @@ class Workers:
         """Stacks that train at the same time, as far as is known before they start."""
         if self.workers:
             return self.workers
+        if self.backend == "ray":
+            import ray  # pyright: ignore[reportMissingImports]
+
+            self._connect()
+            return max(1, int(ray.cluster_resources().get("CPU", 1)))
         if self.backend == "local" and not all(_shares_cores(run) for run in runs):
             return 1
         room = int(plan.FREE_SHARE * machine.free_memory()) // PROCESS_BYTES
@@ -80,25 +86,50 @@ class Workers:
 
     def _ray(self, planned: list[Stack]) -> Iterator[Result]:
         import ray  # pyright: ignore[reportMissingImports]
+        from ray.exceptions import RayError  # pyright: ignore[reportMissingImports]
 
-        ray.init(address=self.address, log_to_driver=False, logging_level=logging.ERROR)
+        self._connect()
+        running: list[Any] = []  # generators, which ray's types do not say
+        stopped = threading.Event()
         try:
             # Events stream to this process, which writes the records: no shared file system is needed.
             remote = ray.remote(max_retries=0, num_returns="streaming")(events)
 
             def remote_events(stack: Stack) -> Generator[Event]:
                 load_states(stack)  # here, where the files are
-                references: Any = remote.remote(stack)  # a generator, which ray's types do not say
-                for reference in references:
-                    yield ray.get(reference)
+                if stopped.is_set():
+                    raise KeyboardInterrupt
+                references: Any = remote.remote(stack)
+                running.append(references)
+                for member in stack.members:  # it has them now
+                    member.state = None
+                try:
+                    for reference in references:
+                        yield ray.get(reference)
+                except RayError:
+                    if stopped.is_set():
+                        raise KeyboardInterrupt from None
+                    raise
 
-            yield from _in_threads(remote_events, planned, self.workers or len(planned))
+            def stop() -> None:
+                stopped.set()
+                for references in running:
+                    ray.cancel(references, force=True)  # whose process could not be told otherwise
+
+            yield from _in_threads(remote_events, planned, self.workers or len(planned), stop)
         finally:
             ray.shutdown()
+
+    def _connect(self) -> None:
+        import ray  # pyright: ignore[reportMissingImports]
+
+        if not ray.is_initialized():
+            ray.init(address=self.address, log_to_driver=False, logging_level=logging.ERROR)
 
 
 def train_jobs(jobs: list[Job], planned: list[Stack], workers: Workers) -> list[Result]:
     """Every job's result, in order: those of runs that had finished before too."""
+    machine.open_files()
     results = {job.path: _finished(job.path) for job in jobs if job.finished}
     for result in workers.train(planned) if planned else ():
         results[result.path] = result
@@ -134,9 +165,8 @@ def _in_threads(
         return list(record(stack, happenings(stack)))
 
     with ThreadPoolExecutor(at_once) as threads:
-        futures = [threads.submit(recorded, stack) for stack in planned]
         try:
-            for ended in as_completed(futures):
+            for ended in as_completed([threads.submit(recorded, stack) for stack in planned]):
                 yield from ended.result()
         finally:
             stop()
@@ -148,7 +178,7 @@ def events(stack: Stack) -> Generator[Event]:
     from . import sweep  # imports torch, which a process that only records does without
 
     load_states(stack)
-    sweep.share_threads(machine.cores())  # torch by itself knows nothing of a container's share
+    sweep.share_threads(stack, machine.cores())  # torch by itself knows nothing of a container's share
     progress = console.Progress()
     with progress.task(stack.name, None, "samples") as bar:
         yield from sweep.events(stack, progress, bar)
@@ -165,7 +195,7 @@ def _left_behind(path: Path) -> Result:
     """Of a run whose stack was stopped by another's failure: it may have been over before the stack was."""
     if run_dir.is_run(path) and run_dir.read_status(path).get("state") == "finished":
         return _finished(path)
-    return Result(path, error=RuntimeError("not trained: another run failed before (fail_fast=true)"))
+    return Result(path, error=RuntimeError("not trained to its end: another run failed (fail_fast=true)"))
 
 
 def _finished(path: Path) -> Result:

@@ -52,6 +52,7 @@ def test_help_names_the_groups_and_choices_of_conf_and_no_others():
         (["no_such_key=1"], "no_such_key"),
         (["epochs=many"], "epochs"),
         (["activation=scaled", "activation.r=0"], "activation.r"),
+        (["optimizer.lr=1e300", "engine=reference"], "optimizer.lr"),
         (["dataset=image_folder"], "dataset.root"),
         (["--multirun", "activation=scaled", "activation.r=2,-1"], "activation.r=-1"),
         (["--multirun", "seed=0,1", "hydra.launcher.max_members=0"], "max_members"),
@@ -120,6 +121,11 @@ def test_a_sweep_with_failures_reports_the_rest_and_names_each(tmp_path: Path):
     assert (tmp_path / "s" / "report" / "val_accuracy.png").is_file()
     outcomes = {run.name: run_dir.read_status(run)["outcome"] for run in run_dir.find_runs(tmp_path / "s")}
     assert sorted(map(str, outcomes.values())) == ["None", "None", "ok"]
+
+
+def test_hydras_basic_launcher_names_each_failure_once(tmp_path: Path):
+    done = command(tmp_path, "--multirun", *SMALL, "model.name=mlp,cube", "hydra/launcher=basic", "hydra.sweep.dir=s")
+    assert done.returncode == 1 and done.stderr.count("failed: ") == 1
 
 
 def test_hydras_basic_launcher_trains_the_same(tmp_path: Path):

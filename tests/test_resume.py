@@ -182,6 +182,57 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path):
     assert states == {"stopped", "finished"}
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("group", [True, False])  # a terminal's Ctrl-C reaches all processes, a supervisor's one
+@pytest.mark.parametrize("at", [(0.3,), (0.7, 0.9), (2.0, 2.1)])
+def test_ctrl_c_while_a_sweep_begins(tmp_path: Path, group: bool, at: tuple[float, ...]):
+    """The processes that it is dealt to are only coming to be; a second one disturbs nothing."""
+    process = subprocess.Popen([sys.executable, "-m", "mlp_sweep", *SWEEP, "epochs=5000"], cwd=tmp_path, text=True,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)  # fmt: skip
+    while not (tmp_path / "s" / "jobs.json").exists():
+        time.sleep(0.01)
+    begun = time.monotonic()
+    for moment in at:
+        time.sleep(max(0, begun + moment - time.monotonic()))
+        (os.killpg if group else os.kill)(process.pid, signal.SIGINT)
+    said = process.communicate(timeout=60)[1]  # to the end of all that have its stderr
+    assert process.returncode in (130, -signal.SIGINT), said
+    assert "python -m mlp_sweep.resume s" in said and "Traceback" not in said
+    states = {run_dir.read_status(run)["state"] for run in run_dir.find_runs(tmp_path / "s")}
+    assert states <= {"stopped", "finished"}
+
+
+@pytest.mark.parametrize(("momentum", "stop_after"), [(0.0, 5), (0.9, None)])
+def test_the_directory_of_an_equal_run_goes_on_from_its_checkpoint(tmp_path: Path, small_run, momentum, stop_after):
+    def equal(epochs: int) -> dict:
+        optimizer = f"optimizer.momentum={momentum}"
+        return {name: small_run(optimizer, f"activation.r={r}", f"epochs={epochs}") for name, r in (("a", 2), ("b", 3))}
+
+    train(tmp_path / "s", equal(4), stop_after)
+    there = (tmp_path / "s" / "b" / run_dir.METRICS).read_text().splitlines()
+    assert len(there) > 2
+    train(tmp_path / "s", {"b": equal(6)["b"]}, more_epochs=True)
+    train(tmp_path / "whole", {"b": equal(6)["b"]})
+    assert results_of(tmp_path / "s" / "b") == results_of(tmp_path / "whole" / "b")
+    assert (tmp_path / "s" / "b" / run_dir.METRICS).read_text().splitlines()[: len(there)] == there
+
+
+def test_a_run_that_goes_on_keeps_the_command_that_it_began_with(tmp_path: Path, small_run, monkeypatch):
+    for words, epochs in ((["first"], 2), (["second"], 3)):
+        monkeypatch.setattr(sys, "argv", words)
+        train(tmp_path, {"run": small_run(f"epochs={epochs}")}, more_epochs=True)
+    status = run_dir.read_status(tmp_path / "run")
+    assert status["command"] == ["first"] and status["resumed"] == ["second"]
+
+
+def test_how_it_is_trained_may_change(tmp_path: Path, small_run):
+    train(tmp_path, {str(seed): small_run(f"seed={seed}", "epochs=2") for seed in range(3)})
+    done = command(tmp_path, ".", "epochs=3", "max_members=1", "workers=1", module="mlp_sweep.resume")
+    assert done.returncode == 0, done.stderr
+    assert {run_dir.read_status(run)["members"] for run in run_dir.find_runs(tmp_path)} == {1}
+    assert "max_members=some" in one_error_line(command(tmp_path, ".", "max_members=some", module="mlp_sweep.resume"))
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [(["nowhere"], "nowhere"), (["run", "seed=1"], "seed"), (["run", "epochs=some"], "epochs")],

@@ -12,10 +12,12 @@ from array import array
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import SMALL
 from test_cli import command
 
-from mlp_sweep import plan, processes, run_dir, sweep, workers
+from mlp_sweep import plan, processes, relay, run_dir, sweep, workers
+from mlp_sweep.engines import kernels
 from mlp_sweep.events import Started
 from mlp_sweep.workers import Workers
 
@@ -119,6 +121,48 @@ def test_what_cannot_be_recorded_is_not_trained_on(tmp_path: Path, small_run, mo
     assert not multiprocessing.active_children() and begun == left
 
 
+def test_a_stack_that_fails_under_fail_fast_leaves_none_running(tmp_path: Path, small_run, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(run_dir.RunDir, "checkpoint", full)
+    jobs = [plan.Job(small_run(f"seed={seed}", "fail_fast=true"), tmp_path / f"{seed}") for seed in range(3)]
+    workers.train_jobs(jobs, plan.stacks(jobs, None, 2**40), Workers(workers=1))
+    assert {run_dir.read_status(job.path)["state"] for job in jobs} == {"failed"}
+
+
+def test_bars_that_many_threads_advance_count_right():
+    here, there = multiprocessing.Pipe()
+    told, seen = relay.Relay(there), [0]
+
+    def listen() -> None:
+        while (said := here.recv()) is not None:
+            seen[0] += said.value if said.what == "advance" else 0
+
+    listener = threading.Thread(target=listen)
+    listener.start()
+    with pytest.MonkeyPatch.context() as patch, told.task("pictures", None, "pictures") as bar:
+        patch.setattr(relay, "INTERVAL", 0)
+        threads = [threading.Thread(target=lambda: [bar.advance(1) for _ in range(500)]) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    there.send(None)
+    listener.join()
+    assert seen == [4000]
+
+
+def test_only_what_has_the_same_bits_shares_cores(tmp_path: Path, small_run, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    runs = [small_run("engine=reference", f"seed={seed}") for seed in range(2)]
+    runs += [small_run(f"seed={seed}") for seed in range(2)]
+    list(Workers(workers=2).train(planned(tmp_path, runs, 2)))
+    threads = [run_dir.read_status(tmp_path / f"{number}")["threads"] for number in range(4)]
+    shared = 1 if kernels.choose(torch.device("cpu")).any_threads else 2
+    assert threads[:2] == [2, 2] and threads[2] == shared
+
+
 def test_a_run_that_was_over_before_another_failed_is_no_failure(tmp_path: Path, small_run, monkeypatch):
     """It diverges at once; the other of its stack is stopped when a later stack, which cannot train, has failed."""
     runs = [small_run("activation=scaled", f"activation.r={r}", "epochs=3000", "fail_fast=true") for r in (1e9, 2)]
@@ -142,11 +186,12 @@ def test_a_run_that_was_over_before_another_failed_is_no_failure(tmp_path: Path,
 def test_who_is_left_has_all_cores(tmp_path: Path, small_run, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "8")
     pool = processes.Processes(3, 2)
-    assert pool.threads == 4
+    assert [processes.Processes(3, 3).threads(place) for place in range(3)] == [3, 3, 2]
+    assert pool.threads() == 4
     stacks = planned(tmp_path, [small_run("epochs=1", f"seed={seed}") for seed in range(3)], 3)
     for stack, left in zip(stacks, (4, 8, 8), strict=True):
         list(pool.events(stack))
-        assert pool.threads == left
+        assert pool.threads() == left
 
 
 def test_what_is_stopped_leaves_no_process_and_can_be_resumed(tmp_path: Path, small_run):

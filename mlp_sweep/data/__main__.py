@@ -31,6 +31,8 @@ def main(overrides: list[str]) -> None:
         contact_sheet(arrays).save(path)
         show(run.dataset.name, arrays)
         console.result(f"{'contact sheet':<14} {path}")
+    except KeyboardInterrupt:
+        console.stopped(None)
     except cli.USER_ERRORS as error:
         console.error(config.one_line(error))
         sys.exit(1)

@@ -59,7 +59,8 @@ def _unpack(archive: Path, folder: Path, progress: Progress) -> None:
             _extract(archive, partial, bar)
         if not (partial / folder.name).is_dir():
             raise ValueError(f"dataset.root={archive}: no {folder.name} in it")
-        os.sync()  # or a power cut could leave a renamed folder of empty files
+        if hasattr(os, "sync"):  # not Windows
+            os.sync()  # or a power cut could leave a renamed folder of empty files
         os.rename(partial / folder.name, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -110,5 +110,5 @@ def header(shape: tuple[int, ...]) -> bytes:
 
 
 def _sync(path: Path) -> None:
-    with open(path, "rb") as file:
+    with open(path, "r+b") as file:  # Windows syncs nothing that it may only read
         os.fsync(file.fileno())

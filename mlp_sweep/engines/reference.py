@@ -14,8 +14,8 @@ from ..activations import Activation
 
 OPTIMIZERS = {
     "sgd": lambda parameters, o: torch.optim.SGD(
-        parameters, lr=o.lr, momentum=o.momentum, nesterov=o.nesterov, weight_decay=o.weight_decay
-    )
+        parameters, lr=o.lr, momentum=o.momentum, nesterov=o.nesterov, weight_decay=o.weight_decay, foreach=False
+    )  # with foreach, which a GPU would have, Nesterov's step is left in the gradients, and their norm is wrong
 }
 
 
