@@ -161,7 +161,7 @@ def mlp_limited(runs: pd.DataFrame, varied: list[str]) -> Finding:
     if "model.name" not in varied:
         return finding
     same = [c for c in varied if not c.startswith("model.")]
-    one = runs.drop_duplicates("configuration").assign(key=lambda r: r[same].astype(str).agg(" ".join, axis=1))
+    one = runs.drop_duplicates("configuration").assign(key=lambda r: r[same].map(str).agg(" ".join, axis=1))
     spatial = one[one["model.name"].isin(SPATIAL)].groupby("key").configuration.agg(list)
     mlp = one[(one["model.name"] == "mlp") & one.key.isin(spatial.index)]
     pairs = [(str(row.configuration), name) for row in mlp.itertuples() for name in spatial[row.key]]

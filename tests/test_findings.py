@@ -120,6 +120,13 @@ def test_the_mlp_is_compared_with_every_model_that_sees_neighbours(tmp_path: Pat
     assert finding.answer == HOLDS and "hidden=16" in item.figures and "hidden=64" in item.figures
 
 
+def test_a_setting_that_older_records_have_not_keeps_no_finding_from_being_made(tmp_path: Path):
+    for seed in range(3):
+        write_run(tmp_path / f"mlp{seed}", seed=seed)
+        write_run(tmp_path / f"cnn{seed}", seed=seed, model="cnn", settings={"since": "stop"})
+    assert len(findings(aggregate.read([tmp_path]))) == 4
+
+
 def test_the_mlps_claims_are_answered_from_mlps_alone(tmp_path: Path):
     write_sweep(tmp_path / "mlp", {"relu": _losses(2.0), "scaled 62": _losses(2.0)})
     write_sweep(tmp_path / "cnn", {name: [run | {"model": "cnn"} for run in runs]
