@@ -17,6 +17,7 @@ from .charts import subject
 from .findings import Finding
 from .statistics import INTERVAL, MEASURES, Comparison
 
+TITLES = {"lr": "learning rate"}
 HARDWARE = {"device": "", "threads": " threads a stack"}
 MOST_SETS = 12  # of whose classes the page tells
 MOST_RUNS = 2000  # rows of the table of runs: more make a page that no phone opens; all are in runs.csv
@@ -87,9 +88,12 @@ def render(
 
 def _title(sweep: Sweep) -> str:
     """What was swept, on what."""
-    swept = ["activation" if key.startswith("activation.") else key.rpartition(".")[2] for key in sweep.varied]
-    swept = ["model" if key == "name" else key for key in dict.fromkeys(swept)]
-    return f"{', '.join(swept[:4]) or 'One configuration'}: {subject(sweep.runs)}"
+    whole = ("activation", "model", "dataset")  # groups whose name says enough
+    parts = (key.split(".") for key in sweep.varied)
+    named = (part[0] if part[0] in whole else TITLES.get(part[-1], part[-1].replace("_", " ")) for part in parts)
+    swept = [f"the {name}" for name in dict.fromkeys(named)]
+    what = " and ".join([*swept[:2], *(["more"] if len(swept) > 2 else [])])
+    return f"{f'What {what} did' if what else 'One configuration'}: {subject(sweep.runs)}"
 
 
 def configuration_row(row: dict[Any, Any]) -> list[Cell]:

@@ -185,6 +185,22 @@ def test_charts_of_other_runs_are_taken_away(tmp_path: Path):
     assert not list(out.glob("r_sweep.*")) and pd.read_csv(out / "comparisons.csv").empty
 
 
+def test_the_title_says_what_was_swept(tmp_path: Path):
+    for folder in ("lr", "both", "same"):
+        write_run(tmp_path / folder / "a")
+        activation = "scaled" if folder == "both" else "relu"
+        write_run(tmp_path / folder / "b", activation, seed=1, lr=0.01 if folder == "same" else 0.1)
+    titles = {}
+    for folder in ("lr", "both", "same"):
+        page = (report.write([tmp_path / folder], tmp_path / "out" / folder) / "report.html").read_text()
+        titles[folder] = re.findall("<h1>(.*):", page)[0]
+    assert titles == {
+        "lr": "What the learning rate did",
+        "both": "What the activation and the learning rate did",
+        "same": "One configuration",
+    }
+
+
 def test_the_commands_are_those_that_can_be_given(tmp_path: Path):
     resumed = ["/x/mlp_sweep/resume.py", "here", "epochs=8"]
     write_run(tmp_path / "a", status={"resumed": resumed})
