@@ -111,7 +111,9 @@ def relu_more_stable(runs: pd.DataFrame) -> Finding:
     for pair, p_more, p_less in zip(pairs, more, less, strict=True):
         (gone, n), (relu_gone, relu_n) = lost[pair.configuration], lost[pair.baseline]
         figures = f"lost in {gone} of {n} runs, ReLU in {relu_gone} of {relu_n}"
-        if gone or relu_gone:
+        if min(n, relu_n) < LEAST_PAIRS:
+            side, figures = OPEN, f"{figures}: {TOO_FEW}"
+        elif gone or relu_gone:
             figures += f" (p {_p(min(p_more, p_less))})"
             side = FOR if p_more < ALPHA else AGAINST if p_less < ALPHA else OPEN
         else:
@@ -119,8 +121,6 @@ def relu_more_stable(runs: pd.DataFrame) -> Finding:
             side = ALIKE if rises.max() == 0 else _side(pair, want=1)
             risen = _difference(pair, "largest rise of the training loss {} than ReLU's")
             figures += "; no training loss ever rose" if side == ALIKE else f"; {risen}"
-        if min(n, relu_n) < LEAST_PAIRS:
-            side, figures = OPEN, f"{figures}: {TOO_FEW}"
         finding.evidence.append(Evidence(pair.configuration, side, figures))
     return finding
 
