@@ -124,7 +124,8 @@ class Workers:
         import ray  # pyright: ignore[reportMissingImports]
 
         if not ray.is_initialized():
-            ray.init(address=self.address, log_to_driver=False, logging_level=logging.ERROR)
+            # Without an address Ray would look for a cluster of somebody else's on this machine.
+            ray.init(address=self.address or "local", log_to_driver=False, logging_level=logging.ERROR)
 
 
 def train_jobs(jobs: list[Job], planned: list[Stack], workers: Workers) -> list[Result]:

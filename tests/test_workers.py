@@ -255,7 +255,8 @@ def test_a_cluster_of_two_nodes(tmp_path: Path, small_run, monkeypatch: pytest.M
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local", "ray"])
 def test_other_launchers_train_one_run_a_job(tmp_path: Path, launcher: str):
     pytest.importorskip(f"hydra_plugins.hydra_{launcher.split('_')[0]}_launcher")
-    done = command(tmp_path, "--multirun", *SMALL, "seed=0,1", f"hydra/launcher={launcher}", "hydra.sweep.dir=s")
+    words = ("--multirun", *SMALL, "seed=0,1", f"hydra/launcher={launcher}", "hydra.sweep.dir=s")
+    done = command(tmp_path, *words, RAY_ADDRESS="local")  # and not the cluster of a test that runs beside this one
     assert done.returncode == 0, done.stderr
     statuses = [run_dir.read_status(path) for path in run_dir.find_runs(tmp_path / "s")]
     assert [status["outcome"] for status in statuses] == ["ok", "ok"]
