@@ -28,11 +28,11 @@ ABOUT = (
     "versions",
     "git_commit",
     "device",
+    "threads",
     "engine",
     "kernel",
-    "threads",
     "data",
-)  # of status.json
+)  # of the status
 
 
 Read = tuple[dict[str, Any], list[str], list[list[float]]]  # a run's settings and end, columns, rows

@@ -213,7 +213,7 @@ def _log_axis(ax: Axes, runs: pd.DataFrame, x: str) -> None:
 
 def _in_words(runs: pd.DataFrame, x: str, title: str) -> str:
     said = []
-    for (others, value), group in runs.groupby(["others", x], sort=False):
+    for (others, value), group in runs.groupby(["others", x], sort=x != "configuration"):
         mean, lost = group.final_val_accuracy.mean(), int(group.outcome.isin(LOST).sum())
         figure = "none trained to its end" if np.isnan(mean) else f"{mean:.1%}"
         name = f"{others} {value:g}".strip() if isinstance(value, float) else str(value)
