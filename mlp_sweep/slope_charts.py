@@ -216,7 +216,8 @@ def _in_words(runs: pd.DataFrame, x: str, title: str) -> str:
     for (others, value), group in runs.groupby(["others", x], sort=x != "configuration"):
         mean, lost = group.final_val_accuracy.mean(), int(group.outcome.isin(LOST).sum())
         figure = "none trained to its end" if np.isnan(mean) else f"{mean:.1%}"
-        name = f"{others} {value:g}".strip() if isinstance(value, float) else str(value)
+        sign = {"activation.r": "r", "effective_lr": "lr r²"}.get(x)
+        name = ", ".join(filter(None, [others, f"{sign} = {value:g}"])) if sign else str(value)
         said.append(f"{name}: {figure}, {lost} of {len(group)} lost")
     more = f"; and {len(said) - 24} more" if len(said) > 24 else ""
     return f"{title}, means over seeds. {'; '.join(said[:24])}{more}."
