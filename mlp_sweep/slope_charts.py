@@ -217,7 +217,7 @@ def _in_words(runs: pd.DataFrame, x: str, title: str) -> str:
         mean, lost = group.final_val_accuracy.mean(), int(group.outcome.isin(LOST).sum())
         figure = "none trained to its end" if np.isnan(mean) else f"{mean:.1%}"
         sign = {"activation.r": "r", "effective_lr": "lr r²"}.get(x)
-        name = ", ".join(filter(None, [others, f"{sign} = {value:g}"])) if sign else str(value)
+        name = ", ".join(filter(None, [str(others), f"{sign} = {value:g}"])) if sign else str(value)
         said.append(f"{name}: {figure}, {lost} of {len(group)} lost")
     more = f"; and {len(said) - 24} more" if len(said) > 24 else ""
     return f"{title}, means over seeds. {'; '.join(said[:24])}{more}."
