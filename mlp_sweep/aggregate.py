@@ -4,6 +4,7 @@ Reads files only and imports no torch, so a report can be made anew anywhere at 
 """
 
 import glob
+import itertools
 import math
 from collections import defaultdict
 from contextlib import suppress
@@ -22,17 +23,8 @@ COMPLETE = ("ok", "collapsed")  # outcomes of runs that trained to their end wit
 LOST = ("collapsed", "diverged")  # outcomes of runs whose training broke down
 UNFINISHED = {"running": "still running", "stopped": "stopped", "failed": "failed"}
 OUTCOMES = ("ok", "collapsed", "diverged", "failed", "stopped", "running")
-ABOUT = (
-    "command",
-    "resumed",
-    "versions",
-    "git_commit",
-    "device",
-    "threads",
-    "engine",
-    "kernel",
-    "data",
-)  # of the status
+# Of the status: how a run came about.
+ABOUT = ("command", "resumed", "versions", "git_commit", "device", "threads", "engine", "kernel", "data")
 
 
 Read = tuple[dict[str, Any], list[str], list[list[float]]]  # a run's settings and end, columns, rows
@@ -96,10 +88,13 @@ def read(paths: list[Path]) -> Sweep:
                 copies.append((other[0]["path"], kept[0]["path"]))
             else:
                 left_out.append((other[0]["path"], f"other figures than {kept[0]['path']} under the same settings"))
-    for path in paths:
-        with suppress(ValueError):  # resume says it
-            for folder, alive in asked.unrecorded(path):
-                unfinished.append((shown(folder), "not started yet" if alive else "never started"))
+    for place in itertools.chain(*map(named, paths)):
+        try:
+            missing = dict(asked.unrecorded(place))
+        except ValueError as error:
+            left_out.append((shown(place), shown(error)))
+            continue
+        unfinished += [(shown(job), "not started yet" if alive else "never started") for job, alive in missing.items()]
     if not found:
         raise ValueError("; ".join(f"{path}: {why}" for path, why in left_out + unfinished))
     runs = [run for run, _, _ in found.values()]
@@ -110,11 +105,11 @@ def read(paths: list[Path]) -> Sweep:
             unfinished.append((run["path"], said + (f" ({run['reason']})" if run["reason"] else "")))
     frame, varied = _labelled(pd.DataFrame(runs).assign(run=range(len(runs))))
     epochs = _stacked([(columns, rows) for _, columns, rows in found.values()])
-    named = list(dict.fromkeys(["run", "run_id", "configuration", "activation.name", "activation.r", *varied, "seed"]))
-    new = [c for c in epochs if c == "run" or c not in named]
+    labels = list(dict.fromkeys(["run", "run_id", "configuration", "activation.name", "activation.r", *varied, "seed"]))
+    new = [c for c in epochs if c == "run" or c not in labels]
     by_data = frame.groupby("dataset.fingerprint", sort=False)
     data = [_data_set(runs, str(key), trained_on[str(key)]) for key, runs in by_data]
-    epochs = frame[named].merge(epochs[new], on="run")
+    epochs = frame[labels].merge(epochs[new], on="run")
     return Sweep(frame, epochs, varied, left_out, unfinished, copies, about, data)
 
 
@@ -136,16 +131,21 @@ def shown(text: Any) -> str:
     return str(text).encode(errors="replace").decode()
 
 
+def named(path: Path) -> list[Path]:
+    """The path itself, or those that it matches as a glob."""
+    return [path] if path.exists() else [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
+
+
 def folders(paths: list[Path]) -> tuple[list[Path], list[tuple[str, str]]]:
     """The run directories at or below the paths, each once, and the paths that have none."""
     found: dict[Path, None] = {}
     left_out = []
     for path in paths:
-        named = [path] if path.exists() else [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
-        runs = [run for place in named for run in run_dir.find_runs(place)]
+        places = named(path)
+        runs = [run for place in places for run in run_dir.find_runs(place)]
         found |= dict.fromkeys(run.resolve() for run in runs)
         if not runs:
-            left_out.append((shown(path), "no run in it" if named else "no such folder"))
+            left_out.append((shown(path), "no run in it" if places else "no such folder"))
     return list(found), left_out
 
 

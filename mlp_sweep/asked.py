@@ -37,7 +37,11 @@ def sweep(path: Path, wanted: dict[Path, dict[str, Any]]) -> None:
 
 def jobs(path: Path) -> dict[str, Any]:
     """Every job's settings by its directory's name; none where the path is no sweep's. ValueError: damaged."""
-    found = sealed.read_record(path / JOBS).get("jobs") if (path / JOBS).exists() else {}
+    return _jobs(path, sealed.read_record(path / JOBS)) if (path / JOBS).exists() else {}
+
+
+def _jobs(path: Path, record: dict[str, Any]) -> dict[str, Any]:
+    found = record.get("jobs")
     if not isinstance(found, dict) or not all(_below(name) for name in found):
         raise ValueError(f"{path / JOBS}: not the jobs of a sweep")
     return found
@@ -50,9 +54,9 @@ def unrecorded(path: Path) -> Iterator[tuple[Path, bool]]:
     """
     for folder, _, files in os.walk(path):
         if JOBS in files:
-            alive = not run_dir.gone(sealed.read_record(Path(folder, JOBS)))
-            missing = (Path(folder, name) for name in jobs(Path(folder)))
-            yield from ((job, alive) for job in missing if not run_dir.is_run(job))
+            record = sealed.read_record(Path(folder, JOBS))
+            named = (Path(folder, name) for name in _jobs(Path(folder), record))
+            yield from ((job, not run_dir.gone(record)) for job in named if not run_dir.is_run(job))
 
 
 def _by() -> dict[str, Any]:

@@ -286,16 +286,10 @@ def _in_words(sweep: Sweep, column: str, title: str) -> str:
     """What a line chart shows: where each configuration's line ends."""
     lines = sweep.epochs.dropna(subset=[column]).groupby(["configuration", "epoch"])[column].mean()
     ends = lines.groupby("configuration").tail(1).droplevel("epoch")
-    share = "accuracy" in column or column.startswith("dead_")
+    form = "{:.1%}" if "accuracy" in column or column.startswith("dead_") else "{:.3g}"
     said = []
     for name in sweep.configurations[:ONE_CHART]:
-        end = (
-            "no figure"
-            if math.isnan(ends.get(name, math.nan))
-            else f"{ends[name]:.1%}"
-            if share
-            else f"{ends[name]:.3g}"
-        )
+        end = form.format(ends[name]) if name in ends else "no figure"
         said.append(", ".join([f"{name} {end}", *counts(sweep.runs[sweep.runs.configuration == name])]))
     more = len(sweep.configurations) - len(said)
     end = f"; and {more} more" if more > 0 else ""

@@ -53,11 +53,14 @@ def _installed() -> int:
 
 def open_files() -> None:
     """As many as the system allows: a sweep holds a lock for each of its jobs."""
-    with suppress(ImportError, ValueError, OSError):  # not on Windows; more than the kernel's own limit
+    with suppress(ImportError):  # not on Windows
         import resource
 
-        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        soft, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        for count in (most, max(soft, 10_240)):  # the latter where "unlimited" is more than the kernel takes (macOS)
+            with suppress(ValueError, OSError):
+                resource.setrlimit(resource.RLIMIT_NOFILE, (count, most))
+                return
 
 
 def _groups(root: Path) -> Iterator[Path]:

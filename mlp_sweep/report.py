@@ -110,9 +110,9 @@ def main(argv: list[str] | None = None) -> None:
 def _state(paths: list[Path]) -> list[tuple[Path, int, str]]:
     """Every run with the time and state of its last record: equal while nothing has changed."""
     state: list[tuple[Path, int, str]] = []
-    for path in paths:
-        with suppress(ValueError):
-            state += [(folder, 0, "waiting") for folder, alive in asked.unrecorded(path) if alive]
+    for place in itertools.chain(*map(aggregate.named, paths)):
+        with suppress(ValueError):  # the report says it
+            state += [(folder, 0, "waiting") for folder, alive in asked.unrecorded(place) if alive]
     for folder in aggregate.folders(paths)[0]:
         try:
             written = os.stat(folder / run_dir.STATUS).st_mtime_ns

@@ -158,7 +158,7 @@ def _in_threads(
     happenings: Callable[[Stack], Generator[Event]],
     planned: list[Stack],
     at_once: int,
-    stop: Callable[[], None] = lambda: None,
+    stop: Callable[[], None],
 ) -> Iterator[Result]:
     """Records what comes from elsewhere, `at_once` stacks at a time, all by this process."""
 
