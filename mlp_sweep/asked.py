@@ -6,7 +6,6 @@ So a run that was killed before it began is known to have been wanted, with sett
 import os
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +61,12 @@ def renamed(path: Path) -> dict[Path, Path]:
     strangers: dict[str, list[Path]] = defaultdict(list)
     for folder in run_dir.find_runs(path):
         if os.path.relpath(folder, path) not in wanted:
-            with suppress(ValueError):  # damaged: reported where it is read
+            try:
                 strangers[_decisive(run_dir.read_status(folder).get("settings"))].append(folder)
+            except sealed.Unreadable:
+                raise
+            except ValueError:  # damaged: reported where it is read
+                pass
     found = {}
     for name, settings in missing.items():
         of_it = strangers.get(_decisive(settings), [])

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -183,10 +182,14 @@ def _notice_damage(found: Standing, finished: bool) -> None:
 def _from_its_equal(found: Standing, path: Path, status: dict[str, Any]) -> None:
     """What the run that an equal one was trained as has come to: its directory has the checkpoint of both."""
     other = path.parent / Path(str(status.get("same_as"))).name
-    with suppress(ValueError):
+    try:
         if is_run(other) and read_status(other).get("run_id") == status.get("run_id"):
             theirs = standing(other)
             found.lines, found.source, found.diverged_at = theirs.lines, theirs.source, theirs.diverged_at
+    except sealed.Unreadable:
+        raise
+    except ValueError:  # damaged, or of a newer version: reported where that run is read
+        pass
 
 
 def _stops(run: config.Run) -> bool:

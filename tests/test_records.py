@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import SMALL, make_run
+from test_resume import train
 
 from mlp_sweep import aggregate, asked, config, migrations, plan, predictor, resume, run_dir, sealed
 
@@ -94,6 +95,21 @@ def test_a_finished_run_that_older_code_lost_by_extending_it_is_found_again(kept
     assert (kept / "job-4" / run_dir.METRICS).read_text().splitlines()[: len(lines)] == lines
     rows = [line.rsplit(",", 1)[0] for line in (kept / "job-4" / run_dir.METRICS).read_text().splitlines()]
     assert len(rows) == len(EXPECTED["extended to 9 epochs"]["job-4"]["rows"])
+
+
+def test_its_weights_stay_those_of_their_epoch_when_a_later_checkpoint_is_damaged(kept: Path):
+    run = config.from_settings(run_dir.read_status(kept / "job-4")["settings"])
+    run.epochs = 9
+    train(kept, {"job-4": run}, stop_after=3, more_epochs=True)
+    assert len((kept / "job-4" / run_dir.METRICS).read_text().splitlines()) > 1 + 7
+    (kept / "job-4" / run_dir.CHECKPOINT).write_bytes(b"damaged")
+    standing = run_dir.standing(kept / "job-4")
+    assert len(standing.lines) == 6 and standing.source == kept / "job-4" / run_dir.WEIGHTS
+    resume.resume(kept / "job-4", [])
+    rows = [line.rsplit(",", 1)[0] for line in (kept / "job-4" / run_dir.METRICS).read_text().splitlines()]
+    expected = EXPECTED["extended to 9 epochs"]["job-4"]["rows"]
+    for row, wanted in zip(rows[1:], expected[1:], strict=True):
+        np.testing.assert_allclose([float(c) for c in row.split(",")], [float(c) for c in wanted.split(",")], rtol=1e-5)
 
 
 @pytest.mark.parametrize("job", ["job-0", "job-2", "job-4"])

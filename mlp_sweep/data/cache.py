@@ -114,6 +114,9 @@ def _opened(folder: Path, every_byte: bool = False) -> Arrays | None:
             raise ValueError(f"{folder / changed[0]}: {sealed.DAMAGED}")
         return arrays
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        refused = isinstance(error, OSError) and error.errno not in (None, *sealed.ABSENT)
+        if refused or isinstance(error, sealed.Unreadable):  # an error of the system, which says nothing of the files
+            raise
         said = config.one_line(error) if isinstance(error, OSError | ValueError) else f"{folder / RECORD}: not ours"
         console.notice(f"{said}; the pictures are prepared anew")
         return None
