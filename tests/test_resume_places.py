@@ -178,8 +178,9 @@ def test_too_few_open_files_are_no_answer(tmp_path: Path, name: str):
         resource.setrlimit(resource.RLIMIT_NOFILE, (kept[0] + 1, hard))
         with pytest.raises((ValueError, OSError), match="Too many open files"):
             plan.job(run, path) if name == run_dir.STATUS else run_dir.standing(path, status)
-        with pytest.raises(OSError, match="Too many open files"):
-            run_dir.find_runs(tmp_path)
+        for reader in (run_dir.find_runs, run_dir.stamp):
+            with pytest.raises(OSError, match="Too many open files"):
+                reader(path)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         for file in kept:

@@ -286,6 +286,14 @@ def test_no_fault_loses_a_finished_epoch(tmp_path: Path, states, undisturbed, st
     assert rows(run)[: len(lines)] == lines
 
 
+@pytest.mark.parametrize("state", ["finished", "finished, with momentum"])
+def test_a_finished_run_that_cannot_begin_its_new_epochs_stays_finished(tmp_path: Path, states, state: str):
+    shutil.copytree(states(state), tmp_path, dirs_exist_ok=True)
+    before = files(tmp_path / "run")
+    assert do(tmp_path, "resume, more", state, "no pictures") == 1
+    assert files(tmp_path / "run") == before and predictor.load(tmp_path / "run")
+
+
 @pytest.mark.parametrize("state", TABLE)
 def test_a_report_and_a_prediction_do_what_the_table_says(states, state: str):
     run = states(state) / "run"
