@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import make_run
 from small_sets import IDS, NAMES, arrays, encoded, picture, picture_tree, settings, tiny_imagenet_tree, zipped
 
 from mlp_sweep import config, console
@@ -176,7 +177,8 @@ def test_a_class_of_one_picture_cannot_be_split(tmp_path):
 
 @pytest.mark.skipif(not REAL, reason="MLP_SWEEP_TINY_IMAGENET does not name the archive")
 def test_the_real_archive(tmp_path):
-    made = arrays(settings("tiny_imagenet", root=str(REAL)), tmp_path)
+    """With the classes of the preset, whatever others it has."""
+    made = arrays(make_run("experiment=assignment", f"dataset.root={REAL}").dataset, tmp_path)
     assert made.train_x.shape == (36_000, 3, 64, 64) and made.val_x.shape == (3_600, 3, 64, 64)
     assert set(np.bincount(made.train_y)) == {500} and set(np.bincount(made.val_y)) == {50}
     assert made.names[0] == "goldfish, Carassius auratus" and not made.skipped
