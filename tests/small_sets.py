@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import io
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -58,23 +59,26 @@ def picture_tree(root: Path, classes: list[str], per_class: int, size: int = 64,
     return root
 
 
-def tiny_imagenet_tree(root: Path, per_class: int = 6, val_per_class: int = 2) -> Path:
-    """The layout of the unpacked archive, with the classes of IDS."""
+def tiny_imagenet_tree(
+    root: Path, per_class: int = 6, val_per_class: int = 2, ids: Sequence[str] = IDS, size: int = 64
+) -> Path:
+    """The layout of the unpacked archive, with the classes of IDS or others, which have their ids for names."""
     rows = []
+    names = NAMES if ids == IDS else ids
     (root / "val/images").mkdir(parents=True)
-    for c, name in enumerate(IDS):
+    for c, name in enumerate(ids):
         images = root / "train" / name / "images"
         images.mkdir(parents=True)
         (root / "train" / name / f"{name}_boxes.txt").write_text("")
         for i in range(per_class):
-            (images / f"{name}_{i}.JPEG").write_bytes(encoded(picture(100 * c + i)))
+            (images / f"{name}_{i}.JPEG").write_bytes(encoded(picture(100 * c + i, size, size)))
         for i in range(val_per_class):
-            file = f"val_{c + i * len(IDS)}.JPEG"
-            (root / "val/images" / file).write_bytes(encoded(picture(9000 + 100 * c + i)))
+            file = f"val_{c + i * len(ids)}.JPEG"
+            (root / "val/images" / file).write_bytes(encoded(picture(9000 + 100 * c + i, size, size)))
             rows.append(f"{file}\t{name}\t0\t0\t62\t62\n")
     (root / "val/val_annotations.txt").write_text("".join(rows))
-    (root / "wnids.txt").write_text("\n".join(reversed(IDS)) + "\n")
-    (root / "words.txt").write_text("".join(f"{a}\t{b}\n" for a, b in zip(IDS, NAMES, strict=True)))
+    (root / "wnids.txt").write_text("\n".join(reversed(ids)) + "\n")
+    (root / "words.txt").write_text("".join(f"{key}\t{name}\n" for key, name in zip(ids, names, strict=True)))
     return root
 
 

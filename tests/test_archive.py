@@ -74,6 +74,43 @@ def test_the_fingerprint_is_that_of_the_content(tmp_path):
     assert one != two
 
 
+def zip64(plain: Path, path: Path) -> Path:
+    """The archive with its directory's place and length left to zip64 records, as other programs may write it."""
+    data = plain.read_bytes()
+    end = data.rfind(b"PK\5\6")
+    count, length, start = struct.unpack("<HII", data[end + 10 : end + 20])
+    record = b"PK\6\6" + struct.pack("<QHHIIQQQQ", 44, 45, 45, 0, 0, count, count, length, start)
+    locator = b"PK\6\7" + struct.pack("<IQI", 0, end, 1)
+    last = b"PK\5\6" + struct.pack("<HHHHIIH", 0, 0, 0xFFFF, 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 0)
+    path.write_bytes(data[:end] + record + locator + last)
+    return path
+
+
+def before_it(plain: Path, path: Path) -> Path:
+    """The archive behind other bytes, as one that unpacks itself: the places in it are off by as much."""
+    path.write_bytes(b"#!/bin/sh\n" * 100 + plain.read_bytes())
+    return path
+
+
+def commented(plain: Path, path: Path) -> Path:
+    path.write_bytes(plain.read_bytes())
+    with zipfile.ZipFile(path, "a") as file:
+        file.comment = b"of pictures"
+    return path
+
+
+@pytest.mark.parametrize("layout", [zip64, before_it, commented])
+def test_the_fingerprint_is_of_the_directory_wherever_it_lies(tmp_path, layout):
+    members = {f"train/{i}": bytes([i]) for i in range(9)}
+    seen = set()
+    for i in range(9):
+        changed = members | {f"train/{i}": b"\xff"}
+        path = layout(archive(tmp_path / "plain.zip", changed), tmp_path / "t.zip")
+        assert zipfile.ZipFile(path).read(f"train/{i}") == b"\xff"
+        seen.add(Archive(path).fingerprint)
+    assert len(seen) == 9
+
+
 @pytest.mark.parametrize("content", [b"", b"PK\5\6", b"PK\5\6" + bytes(18), b"PK\5\6" + b"\xff" * 18, bytes(100)])
 def test_what_is_no_archive_is_refused(tmp_path, content):
     (tmp_path / "t.zip").write_bytes(content)

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, ImageDraw, ImageOps
 from small_sets import arrays, encoded, picture, picture_tree, settings
 
 from mlp_sweep import config
-from mlp_sweep.data.decode import decode
+from mlp_sweep.data.decode import _may_hold_exif, decode
 
 PHOTOS = os.environ.get("MLP_SWEEP_PHOTOS")
 
@@ -143,6 +145,124 @@ def test_exif_says_which_way_is_up(tag, expected):
     assert close(colours(encoded(halves(), "JPEG", exif=exif)), *expected)
     exif[0x0112] = 6  # to be turned a quarter clockwise
     assert close(colours(encoded(halves(), "JPEG", exif=exif)), RED, RED, BLUE, BLUE)
+
+
+def segment(marker: int, body: bytes, fill: int = 0) -> bytes:
+    """One segment of a JPEG, with 0xFF bytes before its marker, which the standard allows."""
+    return b"\xff" * fill + bytes((0xFF, marker)) + struct.pack(">H", len(body) + 2) + body
+
+
+def exif_block(orientation: int, order: str, before: int = 0) -> bytes:
+    """An EXIF body with the orientation behind some other tags, in Motorola's or Intel's byte order."""
+    mark, end = (b"MM", ">") if order == "MM" else (b"II", "<")
+    tags = [struct.pack(f"{end}HHII", 0x0100 + i, 4, 1, 7) for i in range(before)]
+    tags.append(struct.pack(f"{end}HHIHH", 0x0112, 3, 1, orientation, 0))
+    ifd = struct.pack(f"{end}H", len(tags)) + b"".join(tags) + struct.pack(f"{end}I", 0)
+    return b"Exif\0\0" + mark + struct.pack(f"{end}HI", 42, 8) + ifd
+
+
+def xmp_block(orientation: int) -> bytes:
+    packet = f'<rdf:Description tiff:Orientation="{orientation}"/>'
+    return b"http://ns.adobe.com/xap/1.0/\0" + packet.encode()
+
+
+OTHERS = [
+    (0xE0, b"JFIF\0\1\1\0\0\1\0\1\0\0"),
+    (0xED, b"Photoshop 3.0\0" + bytes(range(256)) * 8),  # ImageMagick puts it before EXIF
+    (0xE2, b"ICC_PROFILE\0\1\1" + b"\xff\xe1\0\6ab" * 10_000),  # 60 kB, with what looks like a segment of EXIF
+    (0xE1, b"http://ns.adobe.com/xap/1.0/\0<x/>"),
+    (0xFE, b"a comment, Exif\0\0 and tiff:Orientation in it"),
+    (0xED, b"\xff\xda" + bytes(65_531)),  # as long as a segment can be
+    (0xE5, b""),
+]
+
+
+@given(
+    blocks=st.lists(st.sampled_from(OTHERS), max_size=5),
+    places=st.lists(st.integers(0, 5), min_size=1, max_size=2),
+    orientation=st.integers(0, 9),
+    order=st.sampled_from(["MM", "II", "XMP"]),
+    before=st.integers(0, 3),
+    fills=st.lists(st.integers(0, 3), min_size=8, max_size=8),
+    color=st.sampled_from(["rgb", "grey"]),
+)
+def test_wherever_exif_lies_the_picture_is_as_upright_as_pillow_makes_it(
+    blocks, places, orientation, order, before, fills, color
+):
+    body = xmp_block(orientation) if order == "XMP" else exif_block(orientation, order, before)
+    blocks = list(blocks)
+    for place in places:  # twice: Pillow joins the two
+        blocks.insert(place, (0xE1, body))
+    added = b"".join(segment(marker, body, fill) for (marker, body), fill in zip(blocks, fills, strict=False))
+    data = PLAIN[:2] + added + PLAIN[2:]
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
+    expected = np.asarray(upright if color == "rgb" else upright.convert("L"), int)
+    seen = decode(data, rules(image_size=24, color=color))
+    assert np.abs(seen - (expected.transpose(2, 0, 1) if color == "rgb" else expected)).max() <= (color == "grey")
+
+
+PLAIN = encoded(picture(8, 24, 24), quality=95)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_behind_64_kilobytes_turns_the_picture(orientation):
+    late = b"".join(segment(*OTHERS[i]) for i in (0, 5, 2)) + segment(0xE1, exif_block(orientation, "II"))
+    image = Image.open(io.BytesIO(PLAIN))
+    turn = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}.get(orientation)  # Pillow's Transpose
+    expected = image if turn is None else image.transpose(Image.Transpose(turn))
+    seen = decode(PLAIN[:2] + late + PLAIN[2:], rules(image_size=24))
+    np.testing.assert_array_equal(seen, np.asarray(expected).transpose(2, 0, 1))
+
+
+@given(st.lists(st.tuples(st.sampled_from(OTHERS), st.integers(0, 3)), max_size=6))
+def test_only_a_picture_with_exif_or_xmp_is_shown_to_pillow(blocks):
+    """Pillow's walk takes longer than simplejpeg's decoding of a small picture."""
+    added = b"".join(segment(marker, body, fill) for (marker, body), fill in blocks)
+    app1 = any(marker == 0xE1 for (marker, _), _ in blocks)
+    assert _may_hold_exif(PLAIN[:2] + added + PLAIN[2:]) == app1
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL.TiffImagePlugin")  # as decode.py has it, before pytest's own
+@given(st.binary(max_size=60), st.booleans(), st.booleans())
+def test_a_damaged_exif_block_leaves_a_sound_picture(junk, late, plausible):
+    """Decoded, turned or not: what is wrong with the block is not wrong with the picture."""
+    body = (exif_block(6, "MM")[: 14 + len(junk) // 4] if plausible else b"Exif\0\0") + junk
+    blocks = segment(*OTHERS[1]) * late + segment(0xE1, body)
+    assert decode(PLAIN[:2] + blocks + PLAIN[2:], rules(image_size=24)).shape == (3, 24, 24)
+
+
+def jpeg_of(width: int, height: int) -> bytes:
+    """A picture with detail at every pixel, so that too small a decode shows."""
+    noise = np.random.RandomState(width * 10_000 + height).randint(0, 256, (height, width, 3), dtype=np.uint8)
+    return encoded(Image.fromarray(noise), quality=90)
+
+
+@pytest.mark.parametrize(
+    ("shorter", "decoded"),
+    # REDUCED = 3 times 8 pixels have to be left: 1/2 from 48 pixels on, 1/4 from 96, 1/8 from 192 and beyond
+    [(8, 8), (24, 24), (47, 47), (48, 24), (95, 48), (96, 24), (191, 48), (192, 24), (384, 48), (700, 88)],
+)
+@pytest.mark.parametrize("longer", [1.0, 2.0])
+@pytest.mark.parametrize("exif", [False, True])  # through simplejpeg or through Pillow
+def test_a_jpeg_is_decoded_at_the_smallest_scale_that_leaves_enough(monkeypatch, shorter, decoded, longer, exif):
+    seen = []
+    monkeypatch.setattr("mlp_sweep.data.decode._square", lambda image, _: seen.append(image.size) or image)
+    data = jpeg_of(shorter, int(shorter * longer))
+    if exif:
+        data = data[:2] + segment(0xE1, exif_block(1, "MM")) + data[2:]
+    if shorter == 8 and longer == 1 and not exif:
+        assert decode(data, rules(image_size=8)).shape == (3, 8, 8)  # of the right size: taken as it is
+        return
+    decode(data, rules(image_size=8))
+    [size] = seen
+    assert min(size) == decoded and max(size) == pytest.approx(decoded * longer, abs=1)
+
+
+@pytest.mark.parametrize("side", [23, 24, 25, 47, 48, 49, 95, 96, 97, 191, 192, 193, 400])
+def test_simplejpeg_and_pillow_give_the_same_bits_at_every_scale(side):
+    data = jpeg_of(side, side + 5)
+    by_pillow = decode(data[:2] + segment(0xE1, exif_block(1, "II")) + data[2:], rules(image_size=8))
+    np.testing.assert_array_equal(decode(data, rules(image_size=8)), by_pillow)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])

@@ -110,6 +110,84 @@ def test_a_damaged_fashion_mnist(tmp_path):
         arrays(settings("fashion_mnist", root=str(tmp_path / "set")), tmp_path / "data")
 
 
+def idx(*shape: int, kind: int = 8, data: bytes | None = None) -> bytes:
+    """An IDX file of zeros, or of other data than its header says."""
+    header = bytes((0, 0, kind, len(shape))) + struct.pack(f">{len(shape)}I", *shape)
+    return header + (bytes(np.prod(shape)) if data is None else data)
+
+
+TRAIN_X, TRAIN_Y, VAL_X, VAL_Y = FASHION_MNIST
+DAMAGED_IDX = {
+    "more labels": (TRAIN_Y, idx(41), f"{TRAIN_Y} has 41 labels for the 40 pictures of {TRAIN_X}"),
+    "fewer labels": (TRAIN_Y, idx(39), f"{TRAIN_Y} has 39 labels for the 40 pictures of {TRAIN_X}"),
+    "more test labels": (VAL_Y, idx(21), f"{VAL_Y} has 21 labels for the 20 pictures of {VAL_X}"),
+    "no labels": (VAL_Y, idx(0), f"{VAL_Y} has 0 labels for the 20 pictures of {VAL_X}"),
+    "unknown class": (TRAIN_Y, idx(40, data=bytes(39) + b"\x0a"), f"{TRAIN_Y} has label 10 at place 39"),
+    "labels for pictures": (TRAIN_X, idx(40), f"{TRAIN_X} begins with 00000801"),
+    "pictures for labels": (TRAIN_Y, idx(40, 28, 28), f"{TRAIN_Y} begins with 00000803"),
+    "another type": (TRAIN_X, idx(40, 28, 28, kind=9), f"{TRAIN_X} begins with 00000903"),
+    "no IDX file": (TRAIN_X, b"<html>not found</html>", f"{TRAIN_X} begins with 3c68746d"),
+    "empty": (TRAIN_X, b"", f"{TRAIN_X} begins with nothing"),
+    "header cut": (TRAIN_X, idx(40, 28, 28)[:9], f"{TRAIN_X} has 0 bytes of data"),
+    "a byte short": (
+        TRAIN_X,
+        idx(40, 28, 28)[:-1],
+        f"{TRAIN_X} has 31,359 bytes of data, and its header says 40 x 28 x 28",
+    ),
+    "a byte long": (
+        TRAIN_X,
+        idx(40, 28, 28) + b"\0",
+        f"{TRAIN_X} has 31,361 bytes of data, and its header says 40 x 28 x 28",
+    ),
+    "another size": (VAL_X, idx(20, 32, 32), f"pictures of (28, 28) in {TRAIN_X}, and of (32, 32) in {VAL_X}"),
+}
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("case", DAMAGED_IDX)
+def test_idx_files_that_do_not_fit_each_other_are_refused(tmp_path, case, packed):
+    name, content, said = DAMAGED_IDX[case]
+    fashion_mnist(tmp_path / "set", packed)
+    (tmp_path / "set" / f"{name}{'.gz' * packed}").write_bytes(gzip.compress(content) if packed else content)
+    with pytest.raises(ValueError, match=r"^dataset\.root=") as caught:
+        arrays(settings("fashion_mnist", root=str(tmp_path / "set")), tmp_path / "data")
+    assert "\n" not in str(caught.value)
+    assert (said.replace("-ubyte", "-ubyte.gz") if packed else said) in str(caught.value)
+
+
+@pytest.mark.parametrize("place", [5, 12, 30])
+def test_a_damaged_gzip_file_is_one_clear_line(tmp_path, place):
+    fashion_mnist(tmp_path / "set", packed=True)
+    path = tmp_path / "set" / f"{TRAIN_X}.gz"
+    data = bytearray(path.read_bytes())
+    data[place : place + 40] = bytes(40)
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=rf"^dataset\.root=.*{path.name}") as caught:
+        arrays(settings("fashion_mnist", root=str(tmp_path / "set")), tmp_path / "data")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        ([i % 10 for i in range(21)], "(training) has 41 labels for the 40 pictures of cifar-10-batches-py"),
+        ([i % 10 for i in range(19)], "(training) has 39 labels for the 40 pictures of cifar-10-batches-py"),
+        ([i % 10 for i in range(19)] + [10], "(training) has label 10 at place 39"),
+        ([i % 10 for i in range(19)] + [-1], "(training) has label -1 at place 39"),
+    ],
+)
+def test_cifar_whose_labels_do_not_fit_is_refused(tmp_path, monkeypatch, labels, said):
+    cifar(tmp_path / "set", monkeypatch, "cifar10")
+    path = tmp_path / "set/cifar-10-batches-py/data_batch_2"
+    path.write_bytes(pickle.dumps(pickle.loads(path.read_bytes()) | {"labels": labels}))
+    first, _ = torchvision.datasets.CIFAR10.train_list
+    changed = [path.name, hashlib.md5(path.read_bytes()).hexdigest()]
+    monkeypatch.setattr(torchvision.datasets.CIFAR10, "train_list", [first, changed])
+    with pytest.raises(ValueError, match=r"^dataset\.root=") as caught:
+        arrays(settings("cifar10", root=str(tmp_path / "set")), tmp_path / "data")
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
 def test_a_small_picture_set_can_be_asked_for_in_another_size_and_colour(tmp_path):
     fashion_mnist(tmp_path / "set", True)
     dataset = settings("fashion_mnist", root=str(tmp_path / "set"), image_size=14, color="rgb")

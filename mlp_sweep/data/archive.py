@@ -36,14 +36,17 @@ class Archive:
         """
         with open(self.path, "rb") as file:
             size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - 65557))
+            file.seek(max(0, size - 65557 - 76))
             tail = file.read()
             end = tail.rfind(b"PK\5\6")
             if end < 0 or len(tail) - end < 22:
                 raise ValueError(f"dataset.root={self.path}: not a zip archive, or cut short")
-            length, start = struct.unpack("<II", tail[end + 12 : end + 20])
-            file.seek(start)
-            return hashlib.sha256(file.read(length) + struct.pack("<Q", size)).hexdigest()
+            [length] = struct.unpack("<I", tail[end + 12 : end + 16])
+            if end >= 76 and tail[end - 76 : end - 72] == b"PK\6\6" and tail[end - 20 : end - 16] == b"PK\6\7":
+                end -= 76  # zip64: the last 22 bytes may leave the length to this record (4.3.14)
+                [length] = struct.unpack("<Q", tail[end + 40 : end + 48])
+            file.seek(max(0, size - len(tail) + end - length))
+            return hashlib.sha256(file.read(min(length, size)) + struct.pack("<Q", size)).hexdigest()
 
     @cached_property
     def _zip(self) -> zipfile.ZipFile:

@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from .. import config
+from .. import config, console
 from ..console import Progress
 from .draws import draws
 from .listing import Listing, Picture
@@ -26,16 +26,23 @@ class Trees:
         train: Path,
         val: Path | None,
         names: Callable[[Sequence[str]], dict[str, str]],
+        names_file: Path | None = None,
         val_fraction: float = 0.0,
     ) -> None:
         self.dataset, self.data_seed = dataset, data_seed
         self.train, self.val, self.val_fraction = train, val, val_fraction
         self.names = names
-        self.fingerprint = stamp([train, val] if val else [train])
+        self.fingerprint = _fingerprint([train, val] if val else [train], names_file)
 
     def listing(self) -> Listing:
         there_are = self.names(classes_in(self.train))
         classes = choose_classes(self.dataset, there_are, self.data_seed)
+        others = [name for name in classes_in(self.val) if name not in there_are] if self.val else []
+        if others:
+            console.notice(
+                f"{self.val}: {len(others)} class folders are left out, since {self.train} has none of the same name "
+                f"(the first: {others[0]})"
+            )
         train: list[Picture] = []
         val: list[Picture] = []
         for label, name in enumerate(classes):
@@ -69,7 +76,8 @@ def image_folder(dataset: config.ImageFolder, data_seed: int, _: Progress) -> Tr
     train, val = root, Path(dataset.val_root) if dataset.val_root else None
     if (root / "train").is_dir() and (root / "val").is_dir():
         train, val = root / "train", val or root / "val"
-    return Trees(dataset, data_seed, train, val, lambda ids: _names(root, ids), dataset.val_fraction)
+    file = _names_file(root)
+    return Trees(dataset, data_seed, train, val, lambda ids: _names(file, ids), file, dataset.val_fraction)
 
 
 def imagenet(dataset: config.Pictures, data_seed: int, _: Progress) -> Trees:
@@ -94,7 +102,8 @@ def imagenet(dataset: config.Pictures, data_seed: int, _: Progress) -> Trees:
                 f"dataset.root: {root / split} holds files outside its class folders, as an unpacking that was broken "
                 "off leaves them; delete it to unpack anew, or sort them into folders"
             )
-    return Trees(dataset, data_seed, root / "train", root / "val", lambda ids: _names(root, ids))
+    file = _names_file(root)
+    return Trees(dataset, data_seed, root / "train", root / "val", lambda ids: _names(file, ids), file)
 
 
 def imagenette(dataset: config.Imagenette, data_seed: int, progress: Progress) -> Trees:
@@ -131,31 +140,38 @@ def pictures_in(folder: Path) -> list[os.DirEntry[str]]:
     return sorted(entries, key=lambda e: e.name)
 
 
-def stamp(trees: Sequence[Path]) -> str:
-    """Hash of every picture's path, size and time of change under some trees of class folders."""
+def stamp(pictures: Sequence[os.DirEntry[str]], prefix: str = "") -> str:
+    """Every picture's name, size and time of change: equal as long as nobody changed one."""
+    parts = []
+    for entry in pictures:
+        stat = entry.stat()
+        parts.append(f"{prefix}{entry.name}\0{stat.st_size}\0{stat.st_mtime_ns}\0")
+    return "".join(parts)
+
+
+def _fingerprint(trees: Sequence[Path], names_file: Path | None) -> str:
+    """Hash of the stamps of every picture in some trees of class folders, and of the file of names."""
     digest = hashlib.sha256()
     for tree in trees:
         for folder in classes_in(tree):
-            for entry in pictures_in(tree / folder):
-                stat = entry.stat()
-                digest.update(f"{folder}/{entry.name}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode())
+            digest.update(stamp(pictures_in(tree / folder), f"{folder}/").encode())
+    if names_file:
+        digest.update(hashlib.sha256(names_file.read_bytes()).digest())
     return digest.hexdigest()
 
 
-def _names(root: Path, ids: Sequence[str]) -> dict[str, str]:
+def _names_file(root: Path) -> Path | None:
+    return next((root / name for name in NAME_FILES if (root / name).is_file()), None)
+
+
+def _names(file: Path | None, ids: Sequence[str]) -> dict[str, str]:
     """id -> name: from a file of names beside the classes, by torchvision for ImageNet's thousand, or the id again."""
     names: dict[str, str] = {}
-    for path in (root / name for name in NAME_FILES):
-        if path.is_file():
-            names = dict(
-                line.split(maxsplit=1)
-                for line in path.read_text("utf-8", "replace").splitlines()
-                if len(line.split()) > 1
-            )
-            break
-    else:
-        if len(ids) == 1000 and all(key[:1] == "n" and key[1:].isdigit() for key in ids):
-            from torchvision.models import ResNet18_Weights  # its categories are in the order of the ids
+    if file:
+        lines = file.read_text("utf-8-sig", "replace").splitlines()
+        names = dict(line.split(maxsplit=1) for line in lines if len(line.split()) > 1)
+    elif len(ids) == 1000 and all(key[:1] == "n" and key[1:].isdigit() for key in ids):
+        from torchvision.models import ResNet18_Weights  # its categories are in the order of the ids
 
-            names = dict(zip(sorted(ids), ResNet18_Weights.DEFAULT.meta["categories"], strict=True))
+        names = dict(zip(sorted(ids), ResNet18_Weights.DEFAULT.meta["categories"], strict=True))
     return {key: names.get(key, key).strip() for key in ids}

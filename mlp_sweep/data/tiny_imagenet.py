@@ -4,20 +4,21 @@ train/<id>/images/*.JPEG, val/images/*.JPEG with val/val_annotations.txt, wnids.
 """
 
 import hashlib
+from collections import Counter
 from pathlib import Path
 from typing import Protocol
 
-from .. import config
+from .. import config, console
 from ..console import Progress
 from .archive import Archive
 from .download import fetch
-from .folders import EXTENSIONS, pictures_in
+from .folders import EXTENSIONS, pictures_in, stamp
 from .listing import Listing, Picture
 from .subset import choose_classes, thin
 from .unpack import check_may_write
 
 ARCHIVE = "tiny-imagenet-200.zip"
-ANNOTATIONS = "val/val_annotations.txt"
+WNIDS, WORDS, ANNOTATIONS = "wnids.txt", "words.txt", "val/val_annotations.txt"
 
 
 class Files(Protocol):
@@ -50,8 +51,10 @@ class TinyImageNet:
 
     def listing(self) -> Listing:
         dataset, files = self.dataset, self.files
-        words = dict(line.split("\t", 1) for line in self._lines("words.txt") if "\t" in line)
-        names = {key: words.get(key, key) for key in self._lines("wnids.txt")}
+        words = dict(line.split("\t", 1) for line in self._lines(WORDS) if "\t" in line)
+        ids = [line.strip() for line in self._lines(WNIDS)]
+        self._once(WNIDS, ids)
+        names = {key: words.get(key, key) for key in ids}
         classes = choose_classes(dataset, names, self.data_seed)
         label_of = {name: label for label, name in enumerate(classes)}
         train: list[Picture] = []
@@ -61,14 +64,36 @@ class TinyImageNet:
                 raise ValueError(f"dataset.root={dataset.root}: class {name} has no picture")
             train += [(p, label) for p in thin(pictures, dataset, self.data_seed, label)]
         rows = [line.split("\t") for line in self._lines(ANNOTATIONS)]
-        val = [(f"val/images/{row[0]}", label_of[row[1]]) for row in rows if len(row) > 1 and row[1] in label_of]
+        for row in rows:
+            if len(row) < 2:
+                raise ValueError(f"dataset.root={dataset.root}: {ANNOTATIONS} has the line {row[0]!r}, without a class")
+        self._once(ANNOTATIONS, [row[0] for row in rows])
+        val = [(f"val/images/{row[0]}", label_of[row[1]]) for row in rows if row[1] in label_of]
+        self._left_out({row[0] for row in rows if row[1] in names})
         missing = sorted(set(classes) - {classes[label] for _, label in val})
         if missing:
             raise ValueError(f"dataset.root={dataset.root}: no validation picture of class {', '.join(missing)}")
         return Listing(classes, [names[name] for name in classes], train, val, files.read)
 
     def _lines(self, name: str) -> list[str]:
-        return self.files.read(name).decode(errors="replace").splitlines()
+        lines = self.files.read(name).decode("utf-8-sig", errors="replace").splitlines()
+        return [line for line in lines if line.strip()]
+
+    def _left_out(self, val: set[str]) -> None:
+        """Says how many validation pictures have no class among those of the set."""
+        pictures = [name.removeprefix("val/images/") for name in self.files.pictures("val/images/")]
+        others = [name for name in pictures if name not in val]
+        if others:
+            console.notice(
+                f"{self.dataset.root}: {len(others):,} of {len(pictures):,} validation pictures are left out, since "
+                f"{ANNOTATIONS} gives them no class of {WNIDS} (the first: {others[0]})"
+            )
+
+    def _once(self, name: str, entries: list[str]) -> None:
+        """ValueError where a file lists something twice: which of the two holds, nobody can say."""
+        for entry, count in Counter(entries).items():
+            if count > 1:
+                raise ValueError(f"dataset.root={self.dataset.root}: {name} lists {entry} {count} times")
 
 
 class _Folder:
@@ -77,12 +102,12 @@ class _Folder:
             raise ValueError(f"dataset.root={root}: not Tiny ImageNet (no wnids.txt in it)")
         self.root = root
         digest = hashlib.sha256()
-        for name in sorted((root / "train").glob("*/images")):
-            for entry in pictures_in(name):
-                stat = entry.stat()
-                digest.update(f"{entry.name}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode())
-        for name in ("wnids.txt", ANNOTATIONS):
-            digest.update(self.read(name))
+        for folder in [*sorted((root / "train").glob("*/images")), root / "val/images"]:
+            digest.update(f"{folder.relative_to(root).as_posix()}\0".encode())
+            if folder.is_dir():
+                digest.update(stamp(pictures_in(folder)).encode())
+        for name in (WNIDS, WORDS, ANNOTATIONS):
+            digest.update(hashlib.sha256(self.read(name)).digest())
         self.fingerprint = digest.hexdigest()
 
     def pictures(self, folder: str) -> list[str]:

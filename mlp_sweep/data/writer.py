@@ -14,7 +14,7 @@ import numpy as np
 from .. import sealed
 from .prepare import Chunk
 
-FORMAT = 3  # raised whenever the same request would make other bytes or another record
+FORMAT = 4  # raised whenever the same request would make other bytes or another record
 RECORD = "record.json"
 PARTIAL = ".partial"  # ending of a folder that is not whole yet
 SPLITS = ("train", "val")
