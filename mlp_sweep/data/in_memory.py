@@ -72,6 +72,8 @@ class InMemory:
             if train_shape != val_shape:
                 raise ValueError(f"pictures of {train_shape} in {train_in}, and of {val_shape} in {val_in}")
         except (RuntimeError, ValueError, EOFError, OSError, AssertionError, zlib.error) as error:
+            if getattr(error, "errno", None):  # the system's: nobody is to delete the files for it
+                raise
             why = " ".join(str(error).split()) or type(error).__name__
             raise ValueError(
                 f"dataset.root={self.dataset.root}: damaged ({why}); with its files deleted, dataset.download=true "
@@ -165,6 +167,8 @@ def idx(path: Path, dimensions: int) -> np.ndarray:
         with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
             content = file.read(LARGEST + 1)
     except (OSError, EOFError, zlib.error) as error:
+        if getattr(error, "errno", None):  # the system's, which says nothing of what is in the file
+            raise
         raise ValueError(f"{path.name} cannot be read: {config.one_line(error)}") from error
     if len(content) > LARGEST:
         raise ValueError(f"{path.name} unpacks to more than {LARGEST:,} bytes")
