@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -25,8 +26,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("path", type=Path, metavar="PATH", help="a run's or a sweep's directory")
     keys = ", ".join((*MAY_CHANGE, *LAUNCHING))
     parser.add_argument("changes", nargs="*", metavar="KEY=VALUE", help=f"of {keys}: epochs=40 goes on")
+    console.outlive_streams()
+    console.take_signals()
     args = parser.parse_args(argv)
-    console.take_interrupts()
     try:
         resume(args.path, args.changes)
     except KeyboardInterrupt:
@@ -56,9 +58,21 @@ def resume(path: Path, changes: list[str]) -> None:
 
 
 def stopped(path: Path | None) -> NoReturn:
-    """The last word after Ctrl-C: how to go on, if there is something to go on with. Exits with 130."""
+    """The last word after a signal: how to go on, if there is something to go on with. Exits with 128 + its number."""
+    if path is not None and run_dir.is_run(path):
+        with suppress(ValueError, OSError):
+            _stop_waiting(path)
     begun = path is not None and path.exists() and ((path / asked.JOBS).exists() or run_dir.find_runs(path))
     console.stopped(path if begun else None)
+
+
+def _stop_waiting(path: Path) -> None:
+    """Marks as stopped a run of this process that had not begun to train."""
+    status = run_dir.read_status(path)
+    if status.get("state") == "waiting" and status.get("pid") == os.getpid():
+        directory = run_dir.RunDir(path)
+        with directory.lock():
+            directory.stop("stopped", console.stop_reason())
 
 
 def _whole(key: str, value: str) -> int:
@@ -151,6 +165,7 @@ def close(path: Path, errors: dict[Path, Exception], is_sweep: bool) -> bool:
         except (ValueError, OSError, MemoryError, ImportError) as error:  # no room for a library is an ImportError
             console.error(f"no report: {config.one_line(error)}")
             return False
+    console.say_if_lost()
     return not failed
 
 
