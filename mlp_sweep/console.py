@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
+from rich.progress import ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -56,26 +56,24 @@ def error(text: str) -> None:
 
 
 class Bar:
-    """One thing under way: its `total` once known, `advance` as it goes, `say` for a stage reached."""
+    """One thing under way: its `total` once known, `advance` as it goes, `say` for a stage reached and its figures."""
 
     def __init__(self, total: Any, advance: Any, say: Any) -> None:
         self.total, self.advance, self.say = total, advance, say
+
+
+FIGURES_WIDTH, RATE_WIDTH = 90, 110  # columns of a terminal that has room for the figures, and for the rate too
 
 
 class Progress:
     """Bars of what is under way; on a terminal they move, elsewhere each task says when it ended."""
 
     def __init__(self) -> None:
-        self._bars = RichProgress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=30),
-            TextColumn("{task.fields[note]}"),
-            TextColumn("{task.fields[rate]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=_err,
-            transient=True,
-        )
+        columns: list[ProgressColumn] = [TextColumn("{task.description}"), TextColumn("{task.percentage:>3.0f} %")]
+        if _err.width >= RATE_WIDTH:
+            columns.append(TextColumn("{task.fields[rate]}"))
+        columns.append(TextColumn("{task.fields[note]}"))
+        self._bars = RichProgress(*columns, TimeRemainingColumn(), console=_err, transient=True)
 
     @contextmanager
     def task(self, description: str, total: int | None, unit: str) -> Iterator[Bar]:
@@ -102,9 +100,11 @@ class Progress:
             if task is not None:
                 self._bars.update(task, advance=count, rate=rate())
 
-        def say(text: str) -> None:
+        def say(stage: str, figures: str = "") -> None:
+            text = ", ".join(filter(None, (stage, figures)))
             if task is not None:
-                self._bars.update(task, note=text)
+                short = text.replace("training ", "").replace("validation ", "val. ")
+                self._bars.update(task, note=short if _err.width >= FIGURES_WIDTH else stage)
             else:
                 left = ""
                 if total and done:
@@ -123,13 +123,12 @@ class Progress:
 
 
 MOST_ROWS = 60  # of a table; what is written to files has them all
+PIPE_WIDTH = 160  # columns where no terminal says how many, nor COLUMNS
 
 
-def outcome_table(rows: list[dict[str, str]]) -> None:
-    """The closing table, a row a run."""
-    table(rows[:MOST_ROWS], [column for column in rows[0] if column not in ("run", "outcome")] if rows else [])
-    if len(rows) > MOST_ROWS:
-        _out.print(f"... and {len(rows) - MOST_ROWS} more")
+def height() -> int | None:
+    """Lines of the terminal that results go to, if it is one."""
+    return _out.height if _out.is_terminal else None
 
 
 def table(rows: list[dict[str, str]], figures: Sequence[str]) -> None:
@@ -142,7 +141,8 @@ def table(rows: list[dict[str, str]], figures: Sequence[str]) -> None:
         drawn.add_column(column, justify="right" if figure else "left", no_wrap=figure, overflow="fold")
     for row in rows:
         drawn.add_row(*(Text(plain(cell)) for cell in row.values()))
-    (_out if _out.is_terminal else Console(width=160, highlight=False, emoji=False)).print(drawn)
+    wide = _out.is_terminal or "COLUMNS" in os.environ
+    (_out if wide else Console(width=PIPE_WIDTH, highlight=False, emoji=False)).print(drawn)
 
 
 def plain(text: str) -> str:
@@ -152,6 +152,11 @@ def plain(text: str) -> str:
 
 def result(text: str) -> None:
     _out.print(text, markup=False, soft_wrap=True)
+
+
+def sentence(text: str) -> None:
+    """To stdout; a terminal has it in whole words, a pipe in one line."""
+    _out.print(text, markup=False, soft_wrap=not _out.is_terminal)
 
 
 def shown(path: Path) -> str:

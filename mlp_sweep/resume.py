@@ -7,10 +7,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-from . import asked, config, console, machine, plan, run_dir
+from . import asked, closing, config, console, machine, plan, run_dir
 from .plan import Job
 from .workers import Workers, train_jobs
 
+NO_REPORT = (ValueError, OSError, MemoryError, ImportError)  # no room for a library is an ImportError
 LAUNCHING = ("max_members", "workers")  # how it is trained, as hydra.launcher has it
 MAY_CHANGE = (
     "epochs",
@@ -136,21 +137,22 @@ def _check_place(folder: Path, data_dir: Path) -> None:
 
 
 def close(path: Path, errors: dict[Path, Exception], is_sweep: bool) -> bool:
-    """The closing table, every failure by name, and a sweep's report whatever became of its runs; whether none failed.
+    """The closing words, every failure by name, and a sweep's report whatever became of its runs; whether none failed.
 
     errors: of this process; what other processes' runs failed of is in their status.
     """
-    rows, failed, trained = [], {folder.resolve(): config.one_line(error) for folder, error in errors.items()}, 0
+    failed, trained = {folder.resolve(): config.one_line(error) for folder, error in errors.items()}, 0
     for folder in run_dir.find_runs(path.resolve()):
         try:
             status = run_dir.read_status(folder)
-            rows.append(run_dir.summary(folder, status))
             trained += status.get("epoch", 0) > 0
             if status.get("state") == "failed":
                 failed.setdefault(folder, str(status.get("reason")))
         except (ValueError, TypeError) as error:
             failed[folder] = str(error)
-    console.outcome_table(rows)
+    if trained:
+        with suppress(*NO_REPORT):  # the report says why, below
+            closing.sweep(path) if is_sweep else closing.run(path)
     for folder, reason in failed.items():
         log = folder / run_dir.LOG
         console.error(f"{folder.name} failed: {reason}" + (f" (log: {console.shown(log)})" if log.is_file() else ""))
@@ -161,8 +163,8 @@ def close(path: Path, errors: dict[Path, Exception], is_sweep: bool) -> bool:
         try:
             from . import report
 
-            console.result(f"report: {console.shown(report.write([path], path / 'report'))}")
-        except (ValueError, OSError, MemoryError, ImportError) as error:  # no room for a library is an ImportError
+            console.result(f"report: {console.shown(report.write([path], path / 'report') / 'report.html')}")
+        except NO_REPORT as error:
             console.error(f"no report: {config.one_line(error)}")
             return False
     console.say_if_lost()
