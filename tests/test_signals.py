@@ -5,8 +5,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import SMALL
@@ -19,13 +21,31 @@ ENDLESS = ("--multirun", *SMALL, "activation=relu,scaled", "activation.r=2,1e6",
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
-def started(folder: Path, *words: str, module: str = "mlp_sweep", before: str = "", cores: int = 2):
-    """A command in a session, and so a group, of its own."""
-    line = [sys.executable, "-m", module, *words]
-    if before:  # bash's words before its own place is taken by the command
-        line = ["bash", "-c", f'{before} exec "$@"', "-", *line]
-    return subprocess.Popen(line, cwd=folder, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-                            start_new_session=True, env=os.environ | {"OMP_NUM_THREADS": str(cores)})  # fmt: skip
+for _name in NAMES:
+    if signal.getsignal(getattr(signal, _name)) is signal.SIG_IGN:  # as where nohup runs the tests
+        signal.signal(getattr(signal, _name), signal.SIG_DFL)
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., subprocess.Popen]]:
+    """Starts a command in a session, and so a group, of its own; nothing of it outlives the test."""
+    processes: list[Any] = []
+
+    def started(folder: Path, *words: str, module: str = "mlp_sweep", ignored: str = "") -> subprocess.Popen:
+        line = [sys.executable, "-m", module, *words]
+        if ignored:
+            line = ["bash", "-c", f"trap '' {ignored}; exec \"$@\"", "-", *line]
+        process = subprocess.Popen(line, cwd=folder, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                                   start_new_session=True, env=os.environ | {"OMP_NUM_THREADS": "2"})  # fmt: skip
+        processes.append(process)
+        return process
+
+    yield started
+    for process in processes:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        process.stderr.close()
 
 
 def until(reached: Callable[[], object], process: subprocess.Popen) -> None:
@@ -46,7 +66,7 @@ def trains(folder: Path, place: str = "s") -> bool:
 
 def states(folder: Path, place: str = "s") -> dict[str, str | None]:
     statuses = [run_dir.read_status(run) for run in run_dir.find_runs(folder / place)]
-    return {str(status["state"]): status["reason"] for status in statuses}
+    return {str(status["state"]): status.get("reason") for status in statuses}
 
 
 def group(process: subprocess.Popen) -> list[str]:
@@ -62,8 +82,8 @@ def group(process: subprocess.Popen) -> list[str]:
 @pytest.mark.parametrize("when", [begins, trains])
 @pytest.mark.parametrize("send", [os.kill, os.killpg])  # a supervisor tells the command, a terminal or Slurm all
 @pytest.mark.parametrize("name", NAMES)
-def test_a_sweep_stops_in_order(tmp_path: Path, name: str, send: Callable[[int, int], None], when):
-    process = started(tmp_path, *ENDLESS)
+def test_a_sweep_stops_in_order(tmp_path: Path, start, name: str, send: Callable[[int, int], None], when):
+    process = start(tmp_path, *ENDLESS)
     until(lambda: when(tmp_path), process)
     number = getattr(signal, name)
     send(process.pid, number)
@@ -79,26 +99,27 @@ def test_a_sweep_stops_in_order(tmp_path: Path, name: str, send: Callable[[int, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
-def test_what_a_signal_stopped_is_resumed_bit_for_bit(tmp_path: Path, name: str):
+def test_what_signals_stopped_is_resumed_bit_for_bit(tmp_path: Path, start):
     sweep = (*ENDLESS[:-1], "epochs=150")
-    for folder in ("whole", "stopped"):
+    for folder in ("whole", *NAMES):
         (tmp_path / folder).mkdir()
-    process = started(tmp_path / "stopped", *sweep)
-    until(lambda: trains(tmp_path / "stopped"), process)
-    os.killpg(process.pid, getattr(signal, name))
-    process.communicate(timeout=120)
-    assert "stopped" in states(tmp_path / "stopped")
-    for folder, words, module in (("whole", sweep, "mlp_sweep"), ("stopped", ("s",), "mlp_sweep.resume")):
-        done = command(tmp_path / folder, *words, module=module, OMP_NUM_THREADS="2")
+    assert command(tmp_path / "whole", *sweep, OMP_NUM_THREADS="2").returncode == 0
+    for name in NAMES:
+        folder = tmp_path / name
+        process = start(folder, *sweep)
+        until(lambda folder=folder: trains(folder), process)
+        os.killpg(process.pid, getattr(signal, name))
+        process.communicate(timeout=120)
+        assert "stopped" in states(folder)
+        done = command(folder, "s", module="mlp_sweep.resume", OMP_NUM_THREADS="2")
         assert done.returncode == 0, done.stderr
-    assert results_of(tmp_path / "whole" / "s") == results_of(tmp_path / "stopped" / "s")
+        assert results_of(folder / "s") == results_of(tmp_path / "whole" / "s")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("when", ["waiting", "running"])
-def test_a_single_run_stops_in_order(tmp_path: Path, when: str):
-    process = started(tmp_path, *SMALL, "epochs=100000", "hydra.run.dir=one")
+def test_a_single_run_stops_in_order(tmp_path: Path, start, when: str):
+    process = start(tmp_path, *SMALL, "epochs=100000", "hydra.run.dir=one")
     until(lambda: when in states(tmp_path, "one") if run_dir.is_run(tmp_path / "one") else False, process)
     process.terminate()
     said = process.communicate(timeout=120)[1]
@@ -108,25 +129,23 @@ def test_a_single_run_stops_in_order(tmp_path: Path, when: str):
 
 
 @pytest.mark.slow
-def test_a_resumed_sweep_stops_in_order_too(tmp_path: Path):
-    process = started(tmp_path, *ENDLESS)
+def test_a_resumed_sweep_stops_in_order_too(tmp_path: Path, start):
+    process = start(tmp_path, *ENDLESS)
     until(lambda: trains(tmp_path), process)
     for name in ("SIGHUP", "SIGTERM"):
         os.killpg(process.pid, getattr(signal, name))
         said = process.communicate(timeout=120)[1]
         assert process.returncode == 128 + getattr(signal, name), said
         assert states(tmp_path)["stopped"] == f"stopped by {name}"
-        process = started(tmp_path, "s", module="mlp_sweep.resume")
+        process = start(tmp_path, "s", module="mlp_sweep.resume")
         until(lambda: "running" in states(tmp_path), process)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_a_signal_that_is_ignored_from_the_beginning_stays_ignored(tmp_path: Path, name: str):
+def test_a_signal_that_is_ignored_from_the_beginning_stays_ignored(tmp_path: Path, start, name: str):
     """nohup ignores SIGHUP, a shell without job control SIGINT in its background."""
-    process = started(tmp_path, *ENDLESS, before=f"trap '' {name};")
+    process = start(tmp_path, *ENDLESS, ignored=name)
     until(lambda: trains(tmp_path), process)
     for _ in range(3):
         os.killpg(process.pid, getattr(signal, name))
@@ -186,8 +205,8 @@ def test_a_third_signal_ends_the_process_at_once(name: str, apart: float):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("when", [begins, trains])
-def test_workers_end_when_the_command_is_killed(tmp_path: Path, when):
-    process = started(tmp_path, *ENDLESS)
+def test_workers_end_when_the_command_is_killed(tmp_path: Path, start, when):
+    process = start(tmp_path, *ENDLESS)
     until(lambda: when(tmp_path), process)
     process.kill()
     process.communicate(timeout=120)
