@@ -7,7 +7,7 @@ BIN := .venv/bin
 
 .PHONY: sweep test test-slow faults bench lint
 sweep: .venv/ready
-	$(BIN)/python -m mlp_sweep --multirun activation=relu,scaled activation.r=2,4,62
+	$(BIN)/python -m mlp_sweep --multirun activation=relu,scaled activation.r=2,4,62 'seed=range(0,6)'
 
 test: lint
 	$(BIN)/python -m pytest -n 2 -m "not slow"

@@ -65,8 +65,12 @@ class Hooks(Callback):
 
 
 def main() -> None:
-    """The command. Exit status 0, 130 after Ctrl-C, or 1 with a line on stderr (HYDRA_FULL_ERROR=1: the traceback)."""
-    console.take_interrupts()
+    """The command. Exit status 0; 1 with a line on stderr (HYDRA_FULL_ERROR=1: the traceback); 130 after Ctrl-C.
+
+    143 after SIGTERM, 129 after SIGHUP.
+    """
+    console.outlive_streams()
+    console.take_signals()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors on instead of printing many lines
     try:
         _main()

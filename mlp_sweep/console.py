@@ -1,8 +1,11 @@
 """What the terminal shows: rich bars where a person watches, plain lines otherwise, one table at the end.
 
-Progress, notices and errors go to stderr, results to stdout.
+Progress, notices and errors go to stderr, results to stdout. What is shown never decides what is trained: a stream
+whose reader is gone is dropped, and signals stop a command in order.
 """
 
+import errno
+import io
 import os
 import shlex
 import signal
@@ -10,13 +13,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
+from rich.progress import ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -53,26 +56,24 @@ def error(text: str) -> None:
 
 
 class Bar:
-    """One thing under way: its `total` once known, `advance` as it goes, `say` for a stage reached."""
+    """One thing under way: its `total` once known, `advance` as it goes, `say` for a stage reached and its figures."""
 
     def __init__(self, total: Any, advance: Any, say: Any) -> None:
         self.total, self.advance, self.say = total, advance, say
+
+
+FIGURES_WIDTH, RATE_WIDTH = 90, 110  # columns of a terminal that has room for the figures, and for the rate too
 
 
 class Progress:
     """Bars of what is under way; on a terminal they move, elsewhere each task says when it ended."""
 
     def __init__(self) -> None:
-        self._bars = RichProgress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=30),
-            TextColumn("{task.fields[note]}"),
-            TextColumn("{task.fields[rate]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=_err,
-            transient=True,
-        )
+        columns: list[ProgressColumn] = [TextColumn("{task.description}"), TextColumn("{task.percentage:>3.0f} %")]
+        if _err.width >= RATE_WIDTH:
+            columns.append(TextColumn("{task.fields[rate]}"))
+        columns.append(TextColumn("{task.fields[note]}"))
+        self._bars = RichProgress(*columns, TimeRemainingColumn(), console=_err, transient=True)
 
     @contextmanager
     def task(self, description: str, total: int | None, unit: str) -> Iterator[Bar]:
@@ -99,9 +100,11 @@ class Progress:
             if task is not None:
                 self._bars.update(task, advance=count, rate=rate())
 
-        def say(text: str) -> None:
+        def say(stage: str, figures: str = "") -> None:
+            text = ", ".join(filter(None, (stage, figures)))
             if task is not None:
-                self._bars.update(task, note=text)
+                short = text.replace("training ", "").replace("validation ", "val. ")
+                self._bars.update(task, note=short if _err.width >= FIGURES_WIDTH else stage)
             else:
                 left = ""
                 if total and done:
@@ -120,13 +123,12 @@ class Progress:
 
 
 MOST_ROWS = 60  # of a table; what is written to files has them all
+PIPE_WIDTH = 160  # columns where no terminal says how many, nor COLUMNS
 
 
-def outcome_table(rows: list[dict[str, str]]) -> None:
-    """The closing table, a row a run."""
-    table(rows[:MOST_ROWS], [column for column in rows[0] if column not in ("run", "outcome")] if rows else [])
-    if len(rows) > MOST_ROWS:
-        _out.print(f"... and {len(rows) - MOST_ROWS} more")
+def height() -> int | None:
+    """Lines of the terminal that results go to, if it is one."""
+    return _out.height if _out.is_terminal else None
 
 
 def table(rows: list[dict[str, str]], figures: Sequence[str]) -> None:
@@ -139,7 +141,8 @@ def table(rows: list[dict[str, str]], figures: Sequence[str]) -> None:
         drawn.add_column(column, justify="right" if figure else "left", no_wrap=figure, overflow="fold")
     for row in rows:
         drawn.add_row(*(Text(plain(cell)) for cell in row.values()))
-    (_out if _out.is_terminal else Console(width=160, highlight=False, emoji=False)).print(drawn)
+    wide = _out.is_terminal or "COLUMNS" in os.environ
+    (_out if wide else Console(width=PIPE_WIDTH, highlight=False, emoji=False)).print(drawn)
 
 
 def plain(text: str) -> str:
@@ -151,32 +154,143 @@ def result(text: str) -> None:
     _out.print(text, markup=False, soft_wrap=True)
 
 
+def sentence(text: str) -> None:
+    """To stdout; a terminal has it in whole words, a pipe in one line."""
+    _out.print(text, markup=False, soft_wrap=not _out.is_terminal)
+
+
 def shown(path: Path) -> str:
     """A path as short as it can be typed here."""
     return os.path.relpath(path) if path.is_absolute() and path.is_relative_to(Path.cwd()) else str(path)
 
 
-def take_interrupts() -> None:
-    """Ctrl-C stops in order, a second one does not disturb that, and a third ends the process at once."""
+class _Stream:
+    """A standard stream that drops what it cannot write: a pipe may break, a terminal close, a disk be full."""
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self.lost: Exception | None = None
+        if stream is None:  # closed when Python started
+            self.lost = OSError(errno.EBADF, os.strerror(errno.EBADF))
+        self._stream = stream or _nowhere()
+        if isinstance(stream, io.TextIOWrapper):  # a line is shown when it is written, whatever a file's name is
+            self._attempt(lambda: stream.reconfigure(line_buffering=True, errors="backslashreplace"))
+
+    def __getattr__(self, name: str) -> Any:  # encoding, fileno, isatty and so on
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        self._attempt(self._stream.write, text)
+        return len(text)
+
+    def flush(self) -> None:
+        self._attempt(self._stream.flush)
+
+    def _attempt(self, do: Callable[..., object], *given: object) -> None:
+        try:
+            do(*given)
+        except BlockingIOError:  # a slow reader of a pipe that does not wait for it: this text alone is lost
+            pass
+        except (OSError, ValueError) as error:  # ValueError: a closed file
+            self.lost = error
+            _discard(self._stream)  # what is in its buffer is written once more when Python ends
+            self._stream = _nowhere()
+            if self is sys.stdout:
+                say_if_lost(closed_pipe=False)
+
+
+def _nowhere() -> TextIO:
+    return open(os.devnull, "w", encoding="utf-8", errors="backslashreplace")
+
+
+def _discard(stream: TextIO) -> None:
+    """Points a stream's descriptor at /dev/null."""
+    with suppress(OSError, ValueError):
+        number, nowhere = stream.fileno(), os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, number)
+        os.close(nowhere)
+
+
+def outlive_streams() -> None:
+    """From now on stdout and stderr may be closed, full or without a reader, and the command goes on."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:  # the next file opened would get this number, and what is printed
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    for name in ("stdout", "stderr"):
+        if not isinstance(getattr(sys, name), _Stream):
+            setattr(sys, name, _Stream(getattr(sys, name)))
+
+
+def lost() -> Exception | None:
+    """Why stdout could not be written, where outlive_streams has been called."""
+    if not isinstance(sys.stdout, _Stream):
+        return None
+    sys.stdout.flush()
+    return sys.stdout.lost
+
+
+_lost_said = False
+
+
+def say_if_lost(closed_pipe: bool = True) -> None:
+    """A line on stderr, once. Where nothing is trained a closed pipe is not worth one: `--help | head` closes it."""
+    global _lost_said
+    why = lost()
+    if why and not _lost_said and (closed_pipe or not isinstance(why, BrokenPipeError)):
+        _lost_said = True
+        error(f"standard output was lost ({_why(why)})")
+
+
+def _why(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
+
+
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+BURST = 1.0  # seconds in which a supervisor's SIGTERM and SIGHUP count as one: it may send several at once
+_received: signal.Signals | None = None
+
+
+def take_signals() -> None:
+    """Ctrl-C, SIGTERM and SIGHUP stop in order, a second one does not disturb that, a third ends the process at once.
+
+    The first raises KeyboardInterrupt. A signal that is ignored already stays so: nohup, or a shell's background.
+    """
     if threading.current_thread() is not threading.main_thread():
         return
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a shell's background
-        return
-    pressed = 0
+    count, last = 0, -BURST
 
-    def interrupted(*_: object) -> None:
-        nonlocal pressed
-        pressed += 1
-        if pressed == 1:
+    def stop(number: int, _: object) -> None:
+        global _received
+        nonlocal count, last
+        before, last = last, time.monotonic()
+        if count and number != signal.SIGINT and last - before < BURST:
+            return
+        count += 1
+        if count == 1:
+            _received = signal.Signals(number)
             raise KeyboardInterrupt
-        if pressed > 2:
-            os._exit(130)  # like kill -9, of which nothing is lost
+        if count > 2:
+            os._exit(128 + number)  # like kill -9, of which nothing is lost
 
-    signal.signal(signal.SIGINT, interrupted)
+    for number in SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, stop)
+
+
+def received() -> signal.Signals | None:
+    """The signal that stops this command, as soon as it has come."""
+    return _received
+
+
+def stop_reason() -> str:
+    """Why a run was stopped, for its records."""
+    return f"stopped by {_received.name}" if _received else "interrupted"
 
 
 def stopped(path: Path | None) -> NoReturn:
-    """The last word after Ctrl-C, with what there is to go on with. Exits with 130, as shells expect."""
+    """The last word after a signal, with what there is to go on with. Exits with 128 + its number, as shells expect."""
+    by = f" by {_received.name}" if _received not in (None, signal.SIGINT) else ""
     go_on = f"; go on with: python -m mlp_sweep.resume {shlex.quote(shown(path))}" if path else ""
-    _err.print(f"mlp_sweep: stopped{go_on}", markup=False)
-    sys.exit(130)
+    _err.print(f"mlp_sweep: stopped{by}{go_on}", markup=False)
+    sys.exit(128 + (_received or signal.SIGINT))

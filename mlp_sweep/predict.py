@@ -33,13 +33,17 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("pictures", nargs="+", type=Path, metavar="PICTURE", help="pictures, or folders of them")
     parser.add_argument("--top", type=_count, default=5, metavar="K", help="classes to name, the likeliest first (5)")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write every row to a CSV file too")
+    console.outlive_streams()
     args = parser.parse_args(argv)
     try:
         whole = predict(args.run, args.pictures, args.top, args.csv)
+    except KeyboardInterrupt:
+        console.stopped(None)
     except (ValueError, OSError) as error:
         console.error(console.plain(str(error)))
         sys.exit(1)
-    if not whole:
+    console.say_if_lost(closed_pipe=False)
+    if not whole or console.lost():
         sys.exit(1)
 
 

@@ -7,6 +7,7 @@ What they have to say, records and progress alike, goes to the process of the co
 
 import multiprocessing
 import multiprocessing.forkserver
+import os
 import pickle
 import signal
 import threading
@@ -30,12 +31,22 @@ AVAILABLE = "forkserver" in multiprocessing.get_all_start_methods()
 def warm() -> None:
     """Has the imports made, once, by the process that the others are forked from, while this one goes on."""
     multiprocessing.set_forkserver_preload(["mlp_sweep.sweep"])
-    # It ignores Ctrl-C only once its imports are made; what is blocked here is blocked there from the beginning. The
-    # tracker, which it would start first, ends with Ctrl-C unblocked.
-    resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
+    with _signals_blocked():
+        resource_tracker.ensure_running()  # unblocks SIGINT and SIGTERM here once it has started
+    with _signals_blocked():
         multiprocessing.forkserver.ensure_running()
+
+
+@contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """A process started in here has the signals that stop a command blocked from its beginning, as have its children.
+
+    A terminal, Slurm or systemd sends them to every process of the group. This one records the stop, then ends the
+    others itself.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, console.SIGNALS)
+    try:
+        yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
@@ -91,17 +102,19 @@ class Processes:
             self._check()
             process = self._running[pipe]
             process.join(LOOK)
+            if console.received():  # the same signal may have ended it
+                raise KeyboardInterrupt from None
             by = f" by signal {-process.exitcode}" if (process.exitcode or 0) < 0 else ""
             hint = ", as by a system that is short of memory" if process.exitcode == -9 else ""
             raise RuntimeError(f"its process was ended{by}{hint}") from None
 
     def stop(self) -> None:
-        """Ends whatever trains; nothing begins after it. A second Ctrl-C in here does no harm: all look for it."""
+        """Ends whatever trains; nothing begins after it. A second signal in here does no harm: all look for it."""
         self._stopped = True
         self._brought.set()
         with self._changing:
             for process in self._running.values():
-                process.terminate()
+                _end(process)
 
     def _check(self) -> None:
         if self._stopped:
@@ -115,7 +128,8 @@ class Processes:
             pipe, theirs = self._context.Pipe()
             process = self._context.Process(target=_train, args=(theirs, stack, self.threads()), daemon=True)
             try:
-                process.start()
+                with _signals_blocked():
+                    process.start()
             except (OSError, EOFError) as error:
                 self._check()
                 raise RuntimeError(f"no process could be started ({error or 'no answer'})") from error
@@ -135,7 +149,7 @@ class Processes:
                 for place, other in enumerate(self._running):
                     with suppress(OSError):  # it has just ended
                         other.send(self.threads(place))
-            process.terminate()
+            _end(process)
             process.join()
 
     def threads(self, place: int | None = None) -> int:
@@ -145,9 +159,18 @@ class Processes:
         return max(1, each + (place < more))
 
 
+def _end(process: Any) -> None:
+    """By SIGKILL, since it ignores SIGTERM; loky's processes have no kill()."""
+    if process.exitcode is None:
+        with suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGKILL)
+
+
 def _train(pipe: Connection, stack: Stack, threads: int) -> None:
     """In the process: trains, and sends what there is to say; None at the end."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the command too, which ends this process
+    for number in console.SIGNALS:  # they reach the command too, which ends this process
+        signal.signal(number, signal.SIG_IGN)
+    console.outlive_streams()
     told = relay.Relay(pipe)
     console.pass_on(told.notice)
     try:

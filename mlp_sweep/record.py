@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import run_dir
+from . import console, run_dir
 from .config import decisive, one_line
 from .events import Ended, Epoch, Event, Started
 from .plan import Member, Stack
@@ -58,7 +58,7 @@ def record(stack: Stack, happenings: Generator[Event]) -> Iterator[Result]:
         except KeyboardInterrupt:
             for member in left:
                 for directory in records[member]:
-                    _stop(directory, stack.members[member], "stopped", "interrupted")
+                    _stop(directory, stack.members[member], "stopped", console.stop_reason())
             raise
         except Exception as raised:
             error = _plain(raised, stack)

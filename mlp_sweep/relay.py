@@ -39,7 +39,7 @@ class Shown:
         elif said.what == "end":
             self._open.pop(said.bar)[0].close()
         else:
-            getattr(self._open[said.bar][1], said.what)(said.value)
+            getattr(self._open[said.bar][1], said.what)(*said.value)
 
 
 @contextmanager
@@ -82,7 +82,7 @@ class Relay(console.Progress):
             nonlocal owed, sent
             with counting:
                 now, owed, sent = owed, 0, time.monotonic()
-            tell("advance", now)
+            tell("advance", (now,))
 
         def advance(count: int) -> None:
             nonlocal owed
@@ -92,11 +92,11 @@ class Relay(console.Progress):
             if due:
                 pay()
 
-        def say(text: str) -> None:
+        def say(stage: str, figures: str = "") -> None:
             pay()
-            tell("say", text)
+            tell("say", (stage, figures))
 
         tell("begin", (description, total, unit))
-        yield console.Bar(lambda count: tell("total", count), advance, say)
+        yield console.Bar(lambda count: tell("total", (count,)), advance, say)
         pay()
         tell("end", None)

@@ -3,6 +3,7 @@
 import argparse
 import itertools
 import os
+import signal
 import sys
 import time
 from contextlib import suppress
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from . import aggregate, asked, charts, config, page, run_dir, sealed, slope_charts, statistics
+from . import aggregate, asked, charts, config, console, page, run_dir, sealed, slope_charts, statistics
 from .findings import findings
 
 QUIET = 30  # seconds without a running run or a change after which a watched sweep is taken to be over
@@ -70,6 +71,8 @@ def watch(paths: list[Path], out: Path, every: float, baseline: str | None = Non
     except KeyboardInterrupt:
         pass
     _say(paths, out, baseline, None)
+    if console.received() not in (None, signal.SIGINT):  # Ctrl-C is how a watch ends
+        console.stopped(None)
 
 
 def _say(paths: list[Path], out: Path, baseline: str | None, refresh: int | None) -> None:
@@ -91,6 +94,8 @@ def main(argv: list[str] | None = None) -> None:
                         help="activation ('scaled r=2') or configuration to compare with (default: relu)")  # fmt: skip
     parser.add_argument("--watch", action="store_true", help="rewrite the report while a sweep runs")
     parser.add_argument("--every", type=float, default=5, metavar="SECONDS", help="how often, with --watch (5)")
+    console.outlive_streams()
+    console.take_signals()
     args = parser.parse_args(argv)
     if not args.every > 0:
         parser.error(f"--every {args.every:g}: must be more than 0")
@@ -103,6 +108,9 @@ def main(argv: list[str] | None = None) -> None:
             watch(args.paths, out, args.every, args.baseline)
         else:
             print(f"report: {write(args.paths, out, args.baseline) / 'report.html'}")
+        console.say_if_lost()
+    except KeyboardInterrupt:
+        console.stopped(None)
     except (ValueError, OSError, MemoryError, ImportError) as error:  # no room for a library is an ImportError
         sys.exit(f"mlp_sweep.report: {config.one_line(error)}")
 

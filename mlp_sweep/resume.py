@@ -2,14 +2,16 @@
 
 import argparse
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from . import asked, config, console, machine, plan, run_dir
+from . import asked, closing, config, console, machine, plan, run_dir
 from .plan import Job
 from .workers import Workers, train_jobs
 
+NO_REPORT = (ValueError, OSError, MemoryError, ImportError)  # no room for a library is an ImportError
 LAUNCHING = ("max_members", "workers")  # how it is trained, as hydra.launcher has it
 MAY_CHANGE = (
     "epochs",
@@ -25,8 +27,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("path", type=Path, metavar="PATH", help="a run's or a sweep's directory")
     keys = ", ".join((*MAY_CHANGE, *LAUNCHING))
     parser.add_argument("changes", nargs="*", metavar="KEY=VALUE", help=f"of {keys}: epochs=40 goes on")
+    console.outlive_streams()
+    console.take_signals()
     args = parser.parse_args(argv)
-    console.take_interrupts()
     try:
         resume(args.path, args.changes)
     except KeyboardInterrupt:
@@ -59,9 +62,21 @@ def resume(path: Path, changes: list[str]) -> None:
 
 
 def stopped(path: Path | None) -> NoReturn:
-    """The last word after Ctrl-C: how to go on, if there is something to go on with. Exits with 130."""
+    """The last word after a signal: how to go on, if there is something to go on with. Exits with 128 + its number."""
+    if path is not None and run_dir.is_run(path):
+        with suppress(ValueError, OSError):
+            _stop_waiting(path)
     begun = path is not None and path.exists() and ((path / asked.JOBS).exists() or run_dir.find_runs(path))
     console.stopped(path if begun else None)
+
+
+def _stop_waiting(path: Path) -> None:
+    """Marks as stopped a run of this process that had not begun to train."""
+    status = run_dir.read_status(path)
+    if status.get("state") == "waiting" and status.get("pid") == os.getpid():
+        directory = run_dir.RunDir(path)
+        with directory.lock():
+            directory.stop("stopped", console.stop_reason())
 
 
 def _whole(key: str, value: str) -> int:
@@ -139,21 +154,22 @@ def _may_prepare(data_dir: Path) -> bool:
 
 
 def close(path: Path, errors: dict[Path, Exception], is_sweep: bool) -> bool:
-    """The closing table, every failure by name, and a sweep's report whatever became of its runs; whether none failed.
+    """The closing words, every failure by name, and a sweep's report whatever became of its runs; whether none failed.
 
     errors: of this process; what other processes' runs failed of is in their status.
     """
-    rows, failed, trained = [], {folder.resolve(): config.one_line(error) for folder, error in errors.items()}, 0
+    failed, trained = {folder.resolve(): config.one_line(error) for folder, error in errors.items()}, 0
     for folder in run_dir.find_runs(path.resolve()):
         try:
             status = run_dir.read_status(folder)
-            rows.append(run_dir.summary(folder, status))
             trained += status.get("epoch", 0) > 0
             if status.get("state") == "failed":
                 failed.setdefault(folder, str(status.get("reason")))
         except (ValueError, TypeError) as error:
             failed[folder] = str(error)
-    console.outcome_table(rows)
+    if trained:
+        with suppress(*NO_REPORT):  # the report says why, below
+            closing.sweep(path) if is_sweep else closing.run(path)
     for folder, reason in failed.items():
         log = folder / run_dir.LOG
         console.error(f"{folder.name} failed: {reason}" + (f" (log: {console.shown(log)})" if log.is_file() else ""))
@@ -164,10 +180,11 @@ def close(path: Path, errors: dict[Path, Exception], is_sweep: bool) -> bool:
         try:
             from . import report
 
-            console.result(f"report: {console.shown(report.write([path], path / 'report'))}")
-        except (ValueError, OSError, MemoryError, ImportError) as error:  # no room for a library is an ImportError
+            console.result(f"report: {console.shown(report.write([path], path / 'report') / 'report.html')}")
+        except NO_REPORT as error:
             console.error(f"no report: {config.one_line(error)}")
             return False
+    console.say_if_lost()
     return not failed
 
 

@@ -333,26 +333,6 @@ def _checked(path: Path, status: dict[str, Any]) -> str:
     return text
 
 
-def summary(path: Path, status: dict[str, Any]) -> dict[str, str]:
-    """One run's row of the closing table."""
-    final = status.get("final") or {}
-
-    def figure(value: float | None, digits: int) -> str:
-        return "-" if value is None else f"{value:.{digits}f}"
-
-    outcome = status.get("outcome") or status.get("state", "?")
-    reason = status.get("reason")
-    return {
-        "run": path.name,
-        "epoch": str(status.get("epoch", 0)),
-        "train loss": figure(final.get("train_loss"), 3),
-        "train acc": figure(final.get("train_accuracy"), 3),
-        "val acc": figure(final.get("val_accuracy"), 3),
-        "best val acc": figure(status.get("best_val_accuracy"), 3),
-        "outcome": outcome if reason is None else f"{outcome}: {reason}",
-    }
-
-
 def _line(cells: dict[str, Any]) -> str:
     """repr is the shortest text that reads back as the same number."""
     return ",".join(repr(value) if isinstance(value, float) else str(value) for value in cells.values())

@@ -1,7 +1,7 @@
 """A planned stack trained: pictures, engine and epoch loop put together; one run or a thousand take the same road."""
 
 import dataclasses
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import torch
@@ -9,7 +9,7 @@ import torch
 from . import config, console, engines, machine, provenance
 from .data import Arrays, Batches, load
 from .engines import kernels
-from .events import Ended, Epoch, Event, Started, State
+from .events import Ended, Epoch, Event, Row, Started, State
 from .plan import Stack
 from .run_dir import FIGURES
 from .train import fit
@@ -56,7 +56,21 @@ def events(stack: Stack, progress: console.Progress, bar: console.Bar) -> Genera
             yield Epoch(row, _arrays(engine.state(row.slot)))
             if row.epoch == run.epochs or (row.diverged_at and not stay):
                 yield ended(row.member, row.slot)
-        bar.say(f"epoch {rows[0].epoch}/{run.epochs}")
+        bar.say(f"epoch {rows[0].epoch}/{run.epochs}", _figures(rows, len(runs)))
+
+
+def _figures(rows: list[Row], members: int) -> str:
+    """An epoch of a stack in words; members that have no row any more diverged before."""
+    finite = [row for row in rows if row.diverged_at is None]
+    losses = _range([row.train_loss for row in finite], lambda x: f"{x:.2f}" if x < 1000 else f"{x:.1e}")
+    accuracies = _range([100 * row.val_accuracy for row in finite], lambda x: f"{x:.{1 if members == 1 else 0}f}")
+    said = [f"training loss {losses}", f"validation accuracy {accuracies} %"] if finite else []
+    return ", ".join(said + ([f"{members - len(finite)} diverged"] if len(finite) < members else []))
+
+
+def _range(values: list[float], written: Callable[[float], str]) -> str:
+    ends = dict.fromkeys(written(end) for end in (min(values), max(values))) if values else {}
+    return " to ".join(ends)
 
 
 def share_threads(stack: Stack, threads: int) -> None:

@@ -107,7 +107,7 @@ class Workers:
                     for reference in references:
                         yield ray.get(reference)
                 except RayError:
-                    if stopped.is_set():
+                    if stopped.is_set() or console.received():
                         raise KeyboardInterrupt from None
                     raise
 
