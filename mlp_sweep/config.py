@@ -14,6 +14,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from . import migrations
+
 _PACKAGED = Path(__file__).parent / "conf"  # in a wheel; beside the package in a checkout
 CONF_DIR = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parent.parent / "conf"
 
@@ -133,23 +135,24 @@ class Run:
 
     def id(self, data_fingerprint: str) -> str:
         """Hash of what decides the numbers: the settings, less paths, and the pictures' own fingerprint."""
-        settings = self.settings()
+        settings = migrations.for_run_id(self.settings())
         settings["dataset"] = data_fingerprint
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def differences(theirs: dict[str, Any], run: Run, free: tuple[str, ...] = ()) -> list[str]:
-    """The settings, less paths and those `free`, in which a run on disk is another than this one."""
-
-    def flat(settings: dict[str, Any]) -> dict[str, Any]:
-        leaves = {}
-        for key, value in settings.items():
-            leaves |= {f"{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value}
-        return leaves
-
-    there, asked = flat(theirs), flat(asdict(run))
+def decisive(settings: dict[str, Any], free: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The settings that tell one run from another, flat and sorted: no paths, none of those `free`."""
+    leaves = {}
+    for key, value in settings.items():
+        leaves |= {f"{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value}
     skipped = {*UNDECISIVE, *free, *(f"dataset.{key}" for key in PLACES)}
-    keys = sorted((there.keys() | asked.keys()) - skipped)
+    return {key: leaves[key] for key in sorted(leaves.keys() - skipped)}
+
+
+def differences(theirs: dict[str, Any], run: Run, free: tuple[str, ...] = ()) -> list[str]:
+    """The decisive settings, less those `free`, in which a run on disk differs from this one, a sentence each."""
+    there, asked = decisive(theirs, free), decisive(asdict(run), free)
+    keys = sorted(there.keys() | asked.keys())
     return [
         f"{key}: {there.get(key)} there, {asked.get(key)} asked for" for key in keys if there.get(key) != asked.get(key)
     ]

@@ -8,8 +8,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from . import config, console, machine
-from .run_dir import STATUS, Standing, is_run, read_status, stamp, standing
+from . import config, console, machine, sealed
+from .run_dir import CHECKPOINT, STATUS, WEIGHTS, Standing, is_run, read_status, stamp, standing
 
 FREE_SHARE = 0.5  # of the free memory that a stack may take
 
@@ -23,6 +23,8 @@ class Job:
     standing: Standing = field(default_factory=Standing)
     finished: bool = False
     stamp: bytes = b""  # of its directory when it was looked at
+    may_prepare: bool = True  # pictures into data_dir; a record of somebody else's may name any folder
+    may_unpack: bool = True  # or fetch the data set into dataset.root
 
 
 @dataclass
@@ -74,6 +76,14 @@ class Stack:
         return self.members[0].over
 
     @property
+    def may_prepare(self) -> bool:
+        return all(job.may_prepare for member in self.members for job in member.jobs)
+
+    @property
+    def may_unpack(self) -> bool:
+        return all(job.may_unpack for member in self.members for job in member.jobs)
+
+    @property
     def name(self) -> str:
         if len(self.members) > 1:
             return f"{self.place}{len(self.members)} runs"
@@ -118,29 +128,56 @@ def stacks(jobs: Sequence[Job], max_members: int | None, free_bytes: int, at_onc
 
 
 def job(run: config.Run, path: Path, more_epochs: bool = False) -> Job:
-    """A job as its directory stands; ValueError where another configuration's results lie in it."""
-    if not is_run(path):
-        return Job(run, path)
+    """A job as its directory stands. ValueError: it holds another configuration's results, or more epochs than asked.
+
+    more_epochs: the number of epochs may be another than the one recorded.
+    """
     seen = stamp(path)
+    if not seen:
+        return _without_status(run, path)
     try:
         status = read_status(path)
+    except sealed.Unreadable:
+        raise
     except ValueError as error:
-        raise ValueError(f"{error}; without it the run starts anew") from error
+        raise ValueError(f"{error}; without this file the run starts anew") from error
     theirs = status.get("settings")
     if not isinstance(theirs, dict):
-        raise ValueError(f"{path / STATUS}: says nothing of the settings that it was trained with")
-    free = ("epochs",) if more_epochs else ()
-    differing = config.differences(theirs, run, free)
+        raise ValueError(f"{path / STATUS}: does not name the settings of its run")
+    differing = config.differences(theirs, run, ("epochs",) if more_epochs else ())
     if differing:
         raise ValueError(f"{path}: holds another run's results ({'; '.join(differing)}); choose another directory")
     found = standing(path, status)
     if not found.source:
         _from_its_equal(found, path, status)
-    for line in found.damage:
-        anew = f"goes on from epoch {len(found.lines) + 1}" if found.lines else "starts anew"
-        console.notice(f"{line}; the run {anew}")
+    _check_length(run, path, max(len(found.lines), status.get("epoch", 0) if found.ended else 0))
     over = status.get("epoch", 0) >= run.epochs or (_stops(run) and status.get("outcome") == "diverged")
-    return Job(run, path, found, found.ended and over, seen)
+    finished = found.ended and over
+    _notice_damage(found, finished)
+    return Job(run, path, found, finished, seen)
+
+
+def _without_status(run: config.Run, path: Path) -> Job:
+    """A job that has not begun, or whose status.json is missing beside what it trained."""
+    if not any((path / file).exists() for file in (WEIGHTS, CHECKPOINT)):
+        return Job(run, path)
+    found = standing(path, {})
+    _check_length(run, path, len(found.lines))
+    console.notice(f"{path / STATUS}: missing; it is written again from the files beside it")
+    _notice_damage(found, finished=False)
+    return Job(run, path, found)
+
+
+def _check_length(run: config.Run, path: Path, epochs: int) -> None:
+    if epochs > run.epochs:
+        raise ValueError(f"epochs={run.epochs}: {path} has {epochs} epochs already; give that many or more")
+
+
+def _notice_damage(found: Standing, finished: bool) -> None:
+    then = f"continues from epoch {len(found.lines) + 1}" if found.lines else "starts anew"
+    then = "is finished, and can have no more epochs" if finished else then
+    for line in found.damage:
+        console.notice(f"{line}; the run {then}")
 
 
 def _from_its_equal(found: Standing, path: Path, status: dict[str, Any]) -> None:

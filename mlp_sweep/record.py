@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from . import run_dir
-from .config import one_line
+from .config import decisive, one_line
 from .events import Ended, Epoch, Event, Started
 from .plan import Member, Stack
 from .run_dir import RunDir, read_metrics
@@ -88,12 +88,32 @@ def _plain(error: Exception, stack: Stack) -> Exception:
 
 def _start(member: Member, directories: list[RunDir], started: Started, about: dict[str, Any]) -> None:
     for number, directory in enumerate(directories):
+        before = directory.status if member.standing.source else {}
+        _check_same_data(directory, member.standing, about)
         same_as = directories[0].path.name if number else None
-        first = directory.status.get("command") if member.standing.source else None
-        commands = {"command": first or sys.argv} | ({"resumed": sys.argv} if first else {})
-        directory.start(started.columns, member.standing, **about, **commands, same_as=same_as)
+        commands = {"command": before.get("command") or sys.argv}
+        commands |= {"resumed": sys.argv} if before.get("command") else {}
+        about = about | commands | ({"run_id": before["run_id"]} if _keeps_its_id(before, about) else {})
+        directory.start(started.columns, member.standing, **about, same_as=same_as)
         for note in started.notes:
             directory.log(note)
+
+
+def _check_same_data(directory: RunDir, standing: run_dir.Standing, about: dict[str, Any]) -> None:
+    """ValueError where a run that continues was trained on other pictures, or is another run altogether."""
+    there = (directory.status.get("data") or {}).get("fingerprint")
+    here = about["data"]["fingerprint"]
+    if standing.source and there is not None and there != here:
+        raise ValueError(f"{directory.path}: trained on other pictures (fingerprint {there:.12}, now {here:.12})")
+    if standing.source and not directory.status and standing.run_id not in (None, about["run_id"]):
+        raise ValueError(f"{directory.path}: holds another run's results (run_id {standing.run_id}); remove them")
+
+
+def _keeps_its_id(before: dict[str, Any], about: dict[str, Any]) -> bool:
+    """A recorded run_id stays, whatever today's code would make of the same settings."""
+    if not before.get("run_id") or before.get("engine") != about["engine"]:
+        return False
+    return decisive(before.get("settings") or {}) == decisive(about["settings"])
 
 
 def _record_epoch(directories: list[RunDir], event: Epoch) -> None:

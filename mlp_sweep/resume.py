@@ -1,8 +1,8 @@
 """python -m mlp_sweep.resume PATH: goes on with a run or a sweep from its last whole epoch; skips what is finished."""
 
 import argparse
-import os
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -38,20 +38,23 @@ def main(argv: list[str] | None = None) -> None:
 
 def resume(path: Path, changes: list[str]) -> None:
     """Trains what is unfinished at or below a path, and reports a sweep; SystemExit(1) where a run failed."""
-    wanted = _wanted(path)
-    if not wanted:
+    found = _found(path)
+    if not found.wanted:
         raise ValueError(f"{path}: {'no run in it' if path.is_dir() else 'no such folder'}")
     launching = {key: _whole(key, value) for key, _, value in (change.partition("=") for change in changes)
                  if key in LAUNCHING}  # fmt: skip
     changes = [change for change in changes if change.partition("=")[0] not in LAUNCHING]
-    jobs = [job(folder, settings, changes) for folder, settings in wanted.items()]
+    jobs = [job(folder, settings, changes) for folder, settings in found.wanted.items()]
+    asked.notice_renamed(found.moved)
     workers = Workers(workers=launching.get("workers"))
     at_once = workers.at_once([job.run for job in jobs])
     planned = plan.stacks(jobs, launching.get("max_members"), machine.free_memory(), at_once)
     console.notice(plan.describe(planned, jobs))
+    for sweep in found.sweeps if planned else ():
+        asked.take_over(sweep)
     results = train_jobs(jobs, planned, workers)
     errors = {result.path: result.error for result in results if result.error}
-    if not close(path, errors, is_sweep=list(wanted) != [path]):
+    if not close(path, errors, is_sweep=list(found.wanted) != [path]):
         sys.exit(1)
 
 
@@ -67,23 +70,32 @@ def _whole(key: str, value: str) -> int:
     return int(value)
 
 
-def _wanted(path: Path) -> dict[Path, Any]:
-    """Every run at or below a path with its settings, those too that a killed sweep had not come to; links left out.
+@dataclass
+class _Found:
+    """What is at or below a path: every run with its settings, those too that a killed sweep had not come to."""
 
-    ValueError where a run's settings cannot be read.
-    """
-    wanted: dict[Path, Any] = {}
-    for folder, folders, files in os.walk(path):
+    wanted: dict[Path, Any] = field(default_factory=dict)
+    sweeps: list[Path] = field(default_factory=list)
+    moved: dict[Path, Path] = field(default_factory=dict)  # directory of a job -> where it was renamed to
+
+
+def _found(path: Path) -> _Found:
+    """Links are left out. ValueError: settings that cannot be read."""
+    found = _Found()
+    for folder, folders, files in run_dir.walk(path):
         folders.sort()
         here = Path(folder)
         if asked.JOBS in files:
             jobs = asked.jobs(here)
-            wanted |= {here / name: settings for name, settings in jobs.items() if not _through_link(here, name)}
+            found.sweeps.append(here)
+            found.moved |= asked.renamed(here)
+            found.wanted |= {here / name: jobs[name] for name in jobs if not _through_link(here, name)}
         if run_dir.STATUS in files:
-            wanted[here] = run_dir.read_status(here).get("settings")
-        elif here not in wanted and (here / ".hydra" / "overrides.yaml").is_file():
-            raise ValueError(f"{here}: killed before its first record; give the command that it began with again")
-    return dict(sorted(wanted.items()))
+            found.wanted[here] = run_dir.read_status(here).get("settings")
+        elif here not in found.wanted and (here / ".hydra" / "overrides.yaml").is_file():
+            raise ValueError(f"{here}: has no {run_dir.STATUS}; resume it with the command that it began with")
+    found.wanted = {folder: found.wanted[folder] for folder in sorted(found.wanted) if folder not in found.moved}
+    return found
 
 
 def _through_link(folder: Path, name: str) -> bool:
@@ -109,16 +121,21 @@ def job(folder: Path, settings: Any, changes: list[str]) -> Job:
         run = config.from_settings(settings)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from error
-    if "data_dir" not in changed:
-        _check_place(folder, Path(run.data_dir))
-    return plan.job(run, folder, more_epochs=True)
+    planned = plan.job(run, folder, more_epochs=True)
+    planned.may_prepare = "data_dir" in changed or _may_prepare(Path(run.data_dir))
+    if not (planned.finished or planned.may_prepare or Path(run.data_dir, "cache").is_dir()):
+        there = "a record alone has no pictures put outside of ./data, and none are prepared there"
+        raise ValueError(f"{folder}: {there}; to prepare them there: data_dir={run.data_dir}")
+    planned.may_unpack = "dataset.root" in changed
+    return planned
 
 
-def _check_place(folder: Path, data_dir: Path) -> None:
-    """ValueError where a record, perhaps somebody else's, would have pictures written outside of here."""
-    if not data_dir.resolve().is_relative_to(Path.cwd()) and not (data_dir / "cache").is_dir():
-        there = "there are no pictures where it had them, and none are put outside of here unasked"
-        raise ValueError(f"{folder}: {there}; to have it so: data_dir={data_dir}")
+def _may_prepare(data_dir: Path) -> bool:
+    """Whether pictures may be prepared in a record's data_dir, unasked: only where a command here would by default.
+
+    Links are resolved first. Elsewhere a record, perhaps somebody else's, may only read what is prepared already.
+    """
+    return (data_dir / "cache").resolve() == Path.cwd().resolve() / "data" / "cache"
 
 
 def close(path: Path, errors: dict[Path, Exception], is_sweep: bool) -> bool:

@@ -1,10 +1,13 @@
 """What a run leaves on disk, written and read here alone (config.yaml and its like are Hydra's).
 
 metrics.csv       a row per finished epoch, appended and flushed
-status.json       where it stands and what it was, replaced as a whole, sealed, with the checksum of metrics.csv
-checkpoint.safetensors   after each epoch, until the run ends; with all lines of metrics.csv so far, sealed
-weights.safetensors      of a run that ended, with what predicting takes (weights.py), sealed
+status.json       its state and what it was, replaced as a whole, with a checksum of itself and of metrics.csv
+checkpoint.safetensors   after each epoch, until the run ends, with all lines of metrics.csv so far and a checksum
+weights.safetensors      of a run that ended, with its epoch and what predicting takes (weights.py), and a checksum
 mlp_sweep.log
+
+Where a run stands is decided by its checkpoint and its weights, never by its state: docs/reliability.md has the table
+of states and commands.
 """
 
 import hashlib
@@ -19,7 +22,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from . import sealed, weights
+from . import heartbeat, migrations, sealed, weights
 from .config import one_line
 from .weights import TrainedOn
 
@@ -37,10 +40,11 @@ class RunDir:
         self.lines: list[str] = []  # of metrics.csv, the header left out
         self._digest = hashlib.sha256()  # of metrics.csv
         self._mine = False
+        self._started = False
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Held while training; ValueError tells who has it. The system lets go of it when the process ends."""
+        """Held while training; ValueError names the process that has it. The system frees it when the process ends."""
         from filelock import FileLock, Timeout  # like safetensors: a quarter second that --help need not wait
 
         self.path.mkdir(parents=True, exist_ok=True)
@@ -52,21 +56,36 @@ class RunDir:
                 self.status = read_status(self.path)
             who = f"process {self.status.get('pid', '?')} on {self.status.get('host', '?')}"
             raise ValueError(f"{self.path}: in use, {who} is training it") from error
+        try:
+            self.status = read_status(self.path)  # as another process left it, should this one fail before it starts
+        except sealed.Unreadable:
+            lock.release()
+            raise
+        except ValueError:  # damaged, which whoever planned the run has reported
+            pass
         self._mine = True
-        with suppress(ValueError):  # what it was when another process left it, should this one fail before it starts
-            self.status = read_status(self.path)
+        heartbeat.hold(self.path / LOCK)
         try:
             yield
         finally:
+            heartbeat.release(self.path / LOCK)
             lock.release()
 
     def start(self, columns: list[str], standing: "Standing | None" = None, **status: Any) -> None:
-        """Begins the records, or takes them up where the run stands."""
-        self.status, standing = {}, standing or Standing()
+        """Begins the records, or continues them where the run stands. ValueError: it cannot go on from there."""
+        standing = standing or Standing()
         lines = standing.lines
+        cells = len(lines[0].split(",")) if lines else len(columns)
+        if cells != len(columns):
+            raise ValueError(
+                f"{self.path / METRICS}: {cells} columns there, {len(columns)} now; it cannot be continued"
+            )
         if not standing.source:
-            for left in (CHECKPOINT, WEIGHTS):  # damaged, or of a run whose status was deleted: not to be gone on from
+            for left in (CHECKPOINT, WEIGHTS):  # damaged, or of a run whose status was deleted: not to be resumed from
                 (self.path / left).unlink(missing_ok=True)
+        elif standing.source == self.path / WEIGHTS:  # of record version 1 they do not name their epoch, which the
+            weights.add_epoch(standing.source, len(lines))  # longer metrics.csv to come would no longer tell
+        self.status, self._started = {}, True
         text = "\n".join([",".join(columns), *lines, ""]).encode()
         sealed.replace(self.path / METRICS, text)
         self.lines, self._digest = list(lines), hashlib.sha256(text)
@@ -76,7 +95,7 @@ class RunDir:
         fresh = {"state": "running", "outcome": None, "reason": None, "epoch": len(rows), "finished": None}
         fresh |= {"final": final, "best_val_accuracy": max(finite, default=None), "diverged_at": standing.diverged_at}
         fresh |= {"metrics_sha256": self._digest.hexdigest(), "started": _now()}
-        self.set(**fresh, pid=os.getpid(), host=socket.gethostname(), **status)
+        self.set(**migrations.stamped(fresh), **process(), **status)
         self.log(f"from epoch {len(rows) + 1}: {json.dumps(status.get('settings'))}")
 
     def append(self, cells: dict[str, Any], **status: Any) -> None:
@@ -91,6 +110,7 @@ class RunDir:
     def checkpoint(self, state: dict[str, Any], cells: dict[str, Any], diverged_at: int | None) -> None:
         """Where the run stands after an epoch (NumPy arrays by name), with its lines of metrics.csv so far."""
         about = {"lines": [*self.lines, _line(cells)], "diverged_at": diverged_at}
+        about["run_id"] = self.status.get("run_id")
         sealed.write_arrays(self.path / CHECKPOINT, state, about)
 
     def set(self, **changes: Any) -> None:
@@ -102,7 +122,8 @@ class RunDir:
         self, outcome: str, reason: str | None, arrays: dict[str, Any], trained_on: TrainedOn, stateful: bool
     ) -> None:
         """`stateful`: going on would need more than the weights, so the checkpoint stays."""
-        weights.write(self.path / WEIGHTS, arrays, str(self.status.get("run_id")), trained_on)
+        about = {"epoch": len(self.lines), "diverged_at": self.status.get("diverged_at"), "stateful": stateful}
+        weights.write(self.path / WEIGHTS, arrays, str(self.status.get("run_id")), trained_on, about)
         self.set(state="finished", outcome=outcome, reason=reason, finished=_now(), stateful=stateful)
         if not stateful:
             (self.path / CHECKPOINT).unlink(missing_ok=True)
@@ -110,15 +131,19 @@ class RunDir:
     def stop(self, state: str, reason: str, trace: str | None = None) -> None:
         """Marks the run as failed or stopped, with the traceback in its log; leaves another's records alone.
 
+        A finished run that was to train more epochs, and did not come to begin, stays finished.
         Where not even that can be written (a full disk), what is there stays readable.
         """
         if not self._mine:
             return
         with suppress(OSError):
             self.log(trace or reason, "ERROR" if trace else "INFO")
+        if not self._started and self.status.get("state") == "finished":
+            return
         with suppress(OSError):
-            never_started = {"outcome": None, "epoch": 0}
-            self.set(**never_started | self.status | {"state": state, "reason": reason, "finished": _now()})
+            never_started = migrations.stamped({"epoch": 0})
+            ended = {"state": state, "outcome": None, "reason": reason, "finished": _now()}
+            self.set(**never_started | self.status | ended)
 
     def log(self, text: str, level: str = "INFO") -> None:
         stamp = time.strftime("%Y-%m-%d %H:%M:%S")
@@ -128,37 +153,68 @@ class RunDir:
 
 @dataclass
 class Standing:
-    """How far a run has come on disk: its whole epochs' lines of metrics.csv, and the file to go on from."""
+    """How far a run has come on disk: its finished epochs' lines of metrics.csv, and the file to continue from."""
 
     lines: list[str] = field(default_factory=list)
     source: Path | None = None
     diverged_at: int | None = None  # the step of the first epoch without figures
-    ended: bool = False  # trained to the end that it was meant for, and all that it left is whole
+    run_id: str | None = None  # of the run that left the file
+    ended: bool = False  # its last training ended in order, and all files that it left are whole
     damage: list[str] = field(default_factory=list)  # what was found changed on disk, a line each
 
 
 def standing(path: Path, status: dict[str, Any] | None = None) -> Standing:
-    """From the checkpoint, or from the weights of a run that ended; a run that has neither starts anew."""
-    found, status = Standing(), read_status(path) if status is None else status
-    if status.get("state") == "finished":
-        try:
-            sealed.read_arrays(path / WEIGHTS)
-            text = _checked(path, status)
-            found.ended = True
-            if not status.get("stateful"):
-                found.lines, found.source = text.splitlines()[1:], path / WEIGHTS
-                found.diverged_at = status.get("diverged_at")
-                return found
-        except (ValueError, OSError) as error:
-            found.damage.append(one_line(error))
+    """From the checkpoint or the weights, whichever came further; a run that has neither starts at epoch 1.
+
+    status: {} where status.json is missing; the lines of metrics.csv are then trusted as they are.
+    """
+    status = read_status(path) if status is None else status
+    damage: list[str] = []
+    finished = status.get("state") == "finished"
+    of_weights = _from_weights(path, status, damage) if finished or (path / WEIGHTS).exists() else None
+    found = _from_checkpoint(path, damage) or Standing()
+    ended = finished and of_weights is not None
+    if of_weights and of_weights.source and len(of_weights.lines) >= len(found.lines):
+        found = of_weights
+    if ended and not found.source and not damage and not (path / CHECKPOINT).exists():
+        damage.append(f"{path / CHECKPOINT}: missing, and the weights alone do not hold the optimizer's state")
+    found.ended, found.damage = ended, damage
+    return found
+
+
+def _from_checkpoint(path: Path, damage: list[str]) -> Standing | None:
     try:
         _, about = sealed.read_arrays(path / CHECKPOINT)
-        found.lines, found.source, found.diverged_at = list(about["lines"]), path / CHECKPOINT, about["diverged_at"]
+        return Standing(list(about["lines"]), path / CHECKPOINT, about["diverged_at"], about.get("run_id"))
     except FileNotFoundError:
-        pass
+        return None
+    except sealed.Unreadable:
+        raise
     except (ValueError, KeyError, TypeError) as error:
-        found.damage.append(str(error))
-    return found
+        damage.append(str(error))
+        return None
+
+
+def _from_weights(path: Path, status: dict[str, Any], damage: list[str]) -> Standing | None:
+    """The end that a run came to, perhaps before it was given more epochs; without a source where it is stateful."""
+    try:
+        _, about = sealed.read_arrays(path / WEIGHTS)
+        header, *lines = _checked(path, status).splitlines() or [""]
+        epoch = about.get("epoch", status.get("epoch", len(lines)))  # version 1 has it in the status alone
+        if not isinstance(epoch, int) or len(lines) < epoch:
+            raise ValueError(f"{path / METRICS}: truncated, {len(lines)} of {epoch} epochs are in it")
+        if "epoch" not in about and status.get("state") != "finished" and (path / CHECKPOINT).exists():
+            return None  # more epochs have followed, and these weights do not name theirs
+        momentum = ((status.get("settings") or {}).get("optimizer") or {}).get("momentum", 0)
+        stateful = about.get("stateful", status.get("stateful", momentum != 0))
+        diverged_at = about.get("diverged_at", status.get("diverged_at"))
+        source = None if stateful else path / WEIGHTS
+        return Standing(lines[:epoch], source, diverged_at, str(about.get("run_id")))
+    except sealed.Unreadable:
+        raise
+    except (ValueError, FileNotFoundError, AttributeError) as error:
+        damage.append(one_line(error))
+        return None
 
 
 def load_state(source: Path) -> dict[str, Any]:
@@ -173,25 +229,43 @@ def is_run(path: Path) -> bool:
 
 def find_runs(path: Path) -> list[Path]:
     """The run directories at or below a path, sorted."""
-    return sorted(Path(folder) for folder, _, files in os.walk(path) if STATUS in files)
+    return sorted(Path(folder) for folder, _, files in walk(path) if STATUS in files)
+
+
+def walk(path: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """os.walk, whose silence about folders that it cannot list would make runs disappear. OSError names the folder."""
+
+    def failed(error: OSError) -> None:
+        if error.errno not in sealed.ABSENT:  # removed meanwhile, or never there
+            raise error
+
+    yield from os.walk(path, onerror=failed)
 
 
 def read_status(path: Path) -> dict[str, Any]:
-    """As it is written, but `stopped` where a run of this machine was killed before it could say so.
+    """Brought up to date, and `stopped` where the process was killed before it could write so.
 
-    ValueError where it is missing, no JSON object, or was changed on disk.
+    ValueError where it is missing, no JSON object, of a newer version, or was changed on disk.
     """
     status = sealed.read_record(path / STATUS)
-    if status.get("state") in ("running", "waiting") and gone(status):
-        status |= {"state": "stopped", "reason": f"process {status['pid']} was killed"}
+    status["settings"] = migrations.settings(status.get("settings"), migrations.version(status, path / STATUS))
+    if status["settings"] is None:
+        del status["settings"]
+    if status.get("state") in ("running", "waiting") and gone(status, path):
+        status |= {"state": "stopped", "reason": _how_gone(status)}
     return status
 
 
-def gone(record: dict[str, Any]) -> bool:
-    """Whether the process of this machine that a record names has ended."""
+def process() -> dict[str, Any]:
+    """Who writes a record, as `gone` reads it."""
+    return {"pid": os.getpid(), "host": socket.gethostname(), "heartbeat": heartbeat.EVERY}
+
+
+def gone(record: dict[str, Any], path: Path) -> bool:
+    """Whether the process that a record in a directory names has ended: asked of the system, or by its heartbeat."""
     pid = record.get("pid")
     if record.get("host") != socket.gethostname() or os.name != "posix" or not isinstance(pid, int):
-        return False
+        return heartbeat.ceased(path / LOCK, record.get("heartbeat"))
     try:
         os.kill(pid, 0)  # sends nothing
     except ProcessLookupError:
@@ -201,11 +275,18 @@ def gone(record: dict[str, Any]) -> bool:
     return False
 
 
+def _how_gone(status: dict[str, Any]) -> str:
+    if status.get("host") == socket.gethostname():
+        return f"process {status.get('pid')} was killed"
+    minutes = heartbeat.MISSED * heartbeat.EVERY / 60
+    return f"process {status.get('pid')} on {status.get('host')} has given no sign of life for {minutes:.0f} minutes"
+
+
 def stamp(path: Path) -> bytes:
-    """What tells whether a directory's status has been replaced since."""
+    """What tells whether a directory's status has been replaced since; empty where there is none."""
     try:
         return sealed.read(path / STATUS)
-    except OSError:
+    except FileNotFoundError:
         return b""
 
 
@@ -238,7 +319,9 @@ def _checked(path: Path, status: dict[str, Any]) -> str:
     try:
         data = sealed.read(path / METRICS)
         text = data.decode()
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise sealed.unreadable(path / METRICS, error) from error
+    except ValueError as error:
         raise ValueError(f"{path / METRICS}: unreadable ({error})") from error
     epoch, written = status.get("epoch"), status.get("metrics_sha256")
     if written is not None and isinstance(epoch, int):

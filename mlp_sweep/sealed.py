@@ -1,7 +1,7 @@
-"""Files that are whole or not there, and that tell when they were changed on disk.
+"""Files that are whole or absent, and whose checksum shows whether they were changed on disk.
 
 A record is JSON with a seal, the SHA-256 of all else in it; arrays are safetensors with one in their metadata.
-What is written here replaces a file, and never follows a link left in its place; what fails names the path.
+A file that is written here replaces the old one and never follows a link left in its place; errors name the path.
 """
 
 import errno
@@ -17,6 +17,20 @@ from typing import IO, Any
 SEAL = "seal"
 DTYPES = {"float32": "F32", "float64": "F64", "int64": "I64"}  # NumPy's name and that of safetensors
 DAMAGED = "damaged: its content does not fit its checksum"
+ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EINVAL)  # no such plain file
+
+
+class Unreadable(ValueError):
+    """The system could not read a file (no permission, too many open files): what is in it is not known.
+
+    Nobody may take this for a file that is missing or damaged, and train anew what is there.
+    """
+
+
+def unreadable(path: Path, error: OSError) -> ValueError:
+    """The system's error in one line: a plain ValueError where the answer is that there is no such file."""
+    kind = ValueError if error.errno in ABSENT else Unreadable
+    return kind(f"{path}: unreadable ({error.strerror or error})")
 
 
 @contextmanager
@@ -80,7 +94,7 @@ def read_record(path: Path) -> dict[str, Any]:
         if "\\ud" in text:  # half a surrogate pair can be escaped in JSON but not be written out again
             record = json.loads(json.dumps(record, ensure_ascii=False).encode(errors="replace"))
     except OSError as error:
-        raise ValueError(f"{path}: unreadable ({error.strerror})") from error
+        raise unreadable(path, error) from error
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: unreadable ({error})") from error
     if not isinstance(record, dict):
@@ -130,11 +144,15 @@ def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
         with naming(path):
             if path.exists() and not path.is_file():
                 raise ValueError("no plain file")
+            with open(path, "rb"):  # whose errors are the system's own, with their numbers
+                pass
             with safe_open(path, "np") as file:
                 yield file, json.loads((file.metadata() or {})["mlp_sweep"])
     except FileNotFoundError:
         raise
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except OSError as error:
+        raise unreadable(path, error) from error
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path}: {error if str(error) == DAMAGED else f'unreadable ({error})'}") from error
 
 

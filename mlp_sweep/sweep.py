@@ -21,7 +21,7 @@ def events(stack: Stack, progress: console.Progress, bar: console.Bar) -> Genera
     run = stack.run
     device = find_device(run.device)
     torch.set_float32_matmul_precision(run.matmul_precision)
-    arrays = load(run.dataset, run.data_seed, run.data_dir, progress)
+    arrays = load(run.dataset, run.data_seed, run.data_dir, progress, stack.may_prepare, stack.may_unpack)
     train_split, val_split = (
         Batches(x, y, arrays.mean_C, arrays.std_C, run.batch_size, device, augment=augment)
         for x, y, augment in ((arrays.train_x, arrays.train_y, run.augment), (arrays.val_x, arrays.val_y, None))

@@ -18,8 +18,18 @@ class TrainedOn:
     std: list[float]
 
 
-def write(path: Path, arrays: dict[str, Any], run_id: str, trained_on: TrainedOn) -> None:
-    sealed.write_arrays(path, arrays, {"run_id": run_id, **asdict(trained_on)})
+def write(
+    path: Path, arrays: dict[str, Any], run_id: str, trained_on: TrainedOn, about: dict[str, Any] | None = None
+) -> None:
+    """about: where the run stood, for whoever continues it: epoch, diverged_at, stateful."""
+    sealed.write_arrays(path, arrays, {"run_id": run_id, **asdict(trained_on), **(about or {})})
+
+
+def add_epoch(path: Path, epoch: int) -> None:
+    """Has weights of record version 1, which do not name their epoch, name it."""
+    arrays, about = sealed.read_arrays(path)
+    if "epoch" not in about:
+        sealed.write_arrays(path, arrays, about | {"epoch": epoch})
 
 
 def described(path: Path) -> tuple[str, TrainedOn]:

@@ -24,6 +24,7 @@ from .prepare import Chunk, decoded
 from .read_ahead import fits
 from .sources import source
 from .synthetic import pictures
+from .unpack import writing_to_root
 from .writer import FORMAT, PARTIAL, RECORD, SPLITS, Writer, checksum, word_sum
 
 
@@ -44,19 +45,33 @@ class Arrays:
     folder: Path
 
 
-def load(dataset: config.Dataset, data_seed: int, data_dir: str, progress: console.Progress) -> Arrays:
+def load(
+    dataset: config.Dataset,
+    data_seed: int,
+    data_dir: str,
+    progress: console.Progress,
+    may_prepare: bool = True,
+    may_unpack: bool = True,
+) -> Arrays:
     """The data set's arrays, prepared first if they are not in the cache.
 
-    ValueError says what is amiss with the settings or the pictures, OSError what is with data_dir.
+    Without may_prepare nothing is written to data_dir, without may_unpack nothing to dataset.root.
+    ValueError names what is wrong with the settings or the pictures, OSError what is with data_dir.
     """
     root = Path(data_dir) / "cache"
-    found = source(dataset, data_seed, progress) if isinstance(dataset, config.Pictures) else None
+    with writing_to_root(may_unpack):
+        found = source(dataset, data_seed, progress) if isinstance(dataset, config.Pictures) else None
     spec = {key: value for key, value in asdict(dataset).items() if key not in config.PLACES}
     request = _hash([FORMAT, spec, found.fingerprint if found else None, data_seed])
     pointer = root / "requests" / request
     arrays = _opened(_target(pointer), dataset.verify)
+    if arrays is None and not may_prepare:
+        raise ValueError(
+            f"data_dir={data_dir}: a record alone has no pictures put outside of ./data, and these are not prepared "
+            f"there; to prepare them there: data_dir={data_dir}"
+        )
     if arrays is None:
-        with _writing(root):
+        with _writing(root), writing_to_root(may_unpack):
             arrays = _opened(_target(pointer), dataset.verify)  # somebody else may have made it since
             if arrays is None:
                 arrays = _prepare(root, dataset, found, data_seed, progress)

@@ -10,7 +10,7 @@ from ..console import Progress
 from .draws import draws
 from .listing import Listing, Picture
 from .subset import choose_classes, thin
-from .unpack import unpacked
+from .unpack import check_may_write, unpacked
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
 NAME_FILES = ("words.txt", "LOC_synset_mapping.txt", "synset_words.txt")  # a line a class: id, then its name
@@ -79,6 +79,7 @@ def imagenet(dataset: config.Pictures, data_seed: int, _: Progress) -> Trees:
         if not (root / split).is_dir() and (root / f"ILSVRC2012_img_{split}.tar").is_file():
             from torchvision.datasets import ImageNet
 
+            check_may_write(root)
             try:
                 ImageNet(str(root), split)
             except RuntimeError as error:

@@ -15,7 +15,7 @@ from .archive import LARGEST
 from .download import fetch
 from .listing import Listing, Picture
 from .subset import choose_classes, thin
-from .unpack import unpacked
+from .unpack import check_may_write, unpacked
 
 FASHION_MNIST = [f"{split}-{kind}-ubyte" for split in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
 
@@ -94,6 +94,7 @@ class FashionMNIST(InMemory):
         self.dataset = dataset
         files = self._found()
         if files is None and dataset.download:
+            check_may_write(Path(dataset.root))
             for name in FASHION_MNIST:
                 fetch(dataset, f"{name}.gz", Path(dataset.root) / f"{name}.gz", progress)
             files = self._found()

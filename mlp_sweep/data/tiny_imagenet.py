@@ -14,6 +14,7 @@ from .download import fetch
 from .folders import EXTENSIONS, pictures_in
 from .listing import Listing, Picture
 from .subset import choose_classes, thin
+from .unpack import check_may_write
 
 ARCHIVE = "tiny-imagenet-200.zip"
 ANNOTATIONS = "val/val_annotations.txt"
@@ -33,6 +34,7 @@ class TinyImageNet:
         self.dataset, self.data_seed = dataset, data_seed
         root = Path(dataset.root)
         if dataset.download and not root.exists():
+            check_may_write(root)
             fetch(dataset, ARCHIVE, root, progress)
         if root.is_dir():
             inner = root / "tiny-imagenet-200"

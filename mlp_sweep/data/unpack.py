@@ -4,6 +4,9 @@ import os
 import shutil
 import tarfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 from filelock import FileLock
@@ -17,6 +20,28 @@ EXPANDS = 10  # times its own size that an archive may claim to hold; one of pic
 BLOCK = 512  # bytes of an archive that a member takes at least
 
 
+_may_write = ContextVar("may_write", default=True)
+
+
+@contextmanager
+def writing_to_root(allowed: bool) -> Iterator[None]:
+    """Whether what is done inside may fetch or unpack a set into dataset.root, which a record may have named."""
+    token = _may_write.set(allowed)
+    try:
+        yield
+    finally:
+        _may_write.reset(token)
+
+
+def check_may_write(root: Path) -> None:
+    """ValueError where nothing may be written to dataset.root."""
+    if not _may_write.get():
+        raise ValueError(
+            f"dataset.root={root}: a record alone has nothing fetched or unpacked there; "
+            f"give dataset.root={root} to allow it, or the folder where the set is"
+        )
+
+
 def unpacked(dataset: config.Pictures, name: str, folder: str, progress: Progress) -> Path:
     """root/<folder> out of the archive root/<name>: as it lies there, else unpacked, else fetched and unpacked.
 
@@ -27,6 +52,7 @@ def unpacked(dataset: config.Pictures, name: str, folder: str, progress: Progres
     if there.is_dir():
         return there
     if archive.is_file():
+        check_may_write(root)
         found, published = md5(archive), dataset.md5.get(name)
         if found != published:
             raise ValueError(
@@ -34,6 +60,7 @@ def unpacked(dataset: config.Pictures, name: str, folder: str, progress: Progres
                 "with it deleted, dataset.download=true fetches it anew"
             )
     elif dataset.download:
+        check_may_write(root)
         fetch(dataset, name, archive, progress)
     else:
         raise ValueError(
