@@ -216,6 +216,24 @@ def test_dead_units_are_those_that_no_sample_activates():
         assert engine.dead().tolist() == [[pytest.approx(1 / 3)]]
 
 
+def test_a_channel_is_dead_where_it_is_active_nowhere_in_a_picture():
+    dataset = dataclasses.replace(BASE.dataset, image_size=4)
+    run = dataclasses.replace(member(name="relu"), model=config.Model("cnn", [3]), dataset=dataset)
+    engine = ReferenceEngine(model.build(run, 16, 2), run.optimizer, CPU)
+    weights = engine.weights(0)
+    weights["convolutions.0.weight"].zero_()
+    weights["convolutions.0.weight"][0, 0, 1, 1] = 1.0  # the pixel itself, or its negative
+    weights["convolutions.0.weight"][1, 0, 1, 1] = -1.0
+    weights["convolutions.0.bias"].zero_()
+    x_BD = torch.zeros(1, 16)
+    x_BD[0, 0] = 1.0  # one corner is bright: channel 0 is active there and nowhere else
+    engine.start_evaluation()
+    engine.evaluate(x_BD, torch.tensor([0]))
+    assert engine.dead().tolist() == [[pytest.approx(2 / 3)]]
+    engine.evaluate(-x_BD, torch.tensor([0]))
+    assert engine.dead().tolist() == [[pytest.approx(1 / 3)]]
+
+
 @pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="of MKL's products alone")
 @pytest.mark.parametrize("products", [PerMemberTiled(), PerMemberOneDNN()], ids=lambda products: products.name)
 @pytest.mark.parametrize("hidden", [(64, 128), (1024, 37), ()])

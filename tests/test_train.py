@@ -17,28 +17,33 @@ CPU = torch.device("cpu")
 
 def splits(run):
     arrays = load(run.dataset, run.data_seed, run.data_dir, console.Progress())
-    pairs = ((arrays.train_x, arrays.train_y), (arrays.val_x, arrays.val_y))
-    return [Batches(x, y, arrays.mean_C, arrays.std_C, run.batch_size, CPU) for x, y in pairs]
+    of_both = ((arrays.train_x, arrays.train_y, run.augment), (arrays.val_x, arrays.val_y, None))
+    return [Batches(x, y, arrays.mean_C, arrays.std_C, run.batch_size, CPU, augment=a) for x, y, a in of_both]
 
 
-def test_loss_and_accuracy_run_over_the_epoch(small_run):
-    """Each sample counts once, before its own update; the last short batch by its length."""
-    run = small_run("batch_size=50")
+@pytest.mark.parametrize("augment", [(), ("augment.flip=true", "augment.shift=2")])
+def test_loss_and_accuracy_run_over_the_epoch(small_run, augment: tuple[str, ...]):
+    """Each sample counts once, before its own update, moved as its epoch says; the last short batch by its length."""
+    run = small_run("batch_size=50", *augment)
     train, val = splits(run)
     assert train.count % 50 != 0
     features = train.x_ND.shape[1]
     engine, twin = (StackedEngine([run], features, 12, CPU) for _ in range(2))
-    rows = [rows[0] for rows in fit(engine, train, val, run.data_seed, range(1, 3), lambda _: None)]
+    seen: list[int] = []
+    rows = [rows[0] for rows in fit(engine, train, val, run.data_seed, range(1, 3), seen.append)]
+    assert sum(seen) == 2 * train.count and max(seen) == 50
     for epoch, row in enumerate(rows, 1):
         loss = right = 0.0
-        for x_BD, y_B in train(order(run.data_seed, epoch, train.count)):
+        for x_BD, y_B in train(order(run.data_seed, epoch, train.count), (run.data_seed, epoch)):
             batch_loss, batch_right = twin.step(x_BD, y_B)
             loss += batch_loss.item() * len(y_B)
             right += batch_right.item()
         np.testing.assert_allclose(row.train_loss, loss / train.count, rtol=1e-12)
         assert row.train_accuracy == right / train.count
-        val_right = sum(twin.evaluate(x_BD, y_B)[1].item() for x_BD, y_B in _evaluated(twin, val))
-        assert row.val_accuracy == val_right / val.count
+        evaluated = [twin.evaluate(x_BD, y_B) for x_BD, y_B in _evaluated(twin, val)]
+        assert row.val_accuracy == sum(right.item() for _, right in evaluated) / val.count
+        np.testing.assert_allclose(row.val_loss, sum(loss.item() for loss, _ in evaluated) / val.count, rtol=1e-12)
+        assert row.dead == twin.dead()[:, 0].tolist() and row.epoch == epoch and row.seconds > 0
 
 
 def _evaluated(engine, split):
