@@ -1,6 +1,7 @@
 import dataclasses
 import itertools
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,10 @@ PLENTY = 2**40
 
 def jobs(*runs) -> list[Job]:
     return [Job(run, Path(str(number))) for number, run in enumerate(runs)]
+
+
+def seeds(run: config.Run, count: int) -> list[config.Run]:
+    return [dataclasses.replace(run, seed=seed) for seed in range(count)]
 
 
 def test_equal_runs_train_once_and_all_keep_their_directory(small_run):
@@ -39,8 +44,44 @@ def test_all_else_does_not(small_run, differing: str):
     assert len(plan.stacks(jobs(small_run(), small_run(differing)), None, PLENTY)) == 2
 
 
+PER_MEMBER = {"seed", "optimizer.lr", "activation.r", "activation.name"}
+
+
+def leaves(settings: dict, prefix: str = "") -> list[str]:
+    """Every setting by its key."""
+    return [
+        key
+        for name, value in settings.items()
+        for key in (leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else [prefix + name])
+    ]
+
+
+def changed(settings: Any, key: str) -> Any:
+    """A copy with another value of the same kind under that key."""
+    name, _, rest = key.partition(".")
+    value = getattr(settings, name)
+    if rest:
+        return dataclasses.replace(settings, **{name: changed(value, rest)})
+    other = {bool: lambda: not value, str: lambda: f"{value} other", list: lambda: [*value, 5]}
+    return dataclasses.replace(settings, **{name: other.get(type(value), lambda: value + 1)()})
+
+
+def test_members_of_a_stack_have_every_other_setting_in_common():
+    run = make_run()
+    keys = leaves(run.settings())
+    assert len(keys) > 20 and set(keys) >= PER_MEMBER
+    for key in keys:
+        pair = jobs(run, changed(run, key))
+        together = len(plan.stacks(pair, None, PLENTY)) == 1
+        assert together == (key in PER_MEMBER - {"activation.name"}), key
+    activations = [
+        dataclasses.replace(run, activation=config.Activation(name, 2.0)) for name in ("scaled", "relu", "tanh")
+    ]
+    assert names(plan.stacks(jobs(*activations), None, PLENTY)) == [["0", "1"], ["2"]]
+
+
 def test_every_job_is_planned_once_whatever_the_limit(small_run):
-    runs = jobs(*(small_run(f"seed={seed}") for seed in range(10)))
+    runs = jobs(*seeds(small_run(), 10))
     for limit in (1, 3, 4, 10, 99, None):
         planned = plan.stacks(runs, limit, PLENTY)
         assert all(len(stack.members) <= (limit or 10) for stack in planned)
@@ -56,7 +97,7 @@ def test_neighbours_are_dealt_to_different_stacks(small_run):
 
 
 def test_a_group_too_large_for_memory_is_split(small_run):
-    runs = jobs(*(small_run(f"seed={seed}") for seed in range(10)))
+    runs = jobs(*seeds(small_run(), 10))
     one = plan.member_bytes(runs[0].run)
     planned = plan.stacks(runs, None, int(5 * one / plan.FREE_SHARE))
     assert [len(stack.members) for stack in planned] == [5, 5]
@@ -88,10 +129,6 @@ def test_listing_names_stacks_members_equal_ones_and_memory(small_run):
 
 def standing(epochs: int, diverged_at: int | None = None) -> Standing:
     return Standing([f"{epoch},0.5" for epoch in range(1, epochs + 1)], diverged_at=diverged_at)
-
-
-def seeds(run: config.Run, count: int) -> list[config.Run]:
-    return [dataclasses.replace(run, seed=seed) for seed in range(count)]
 
 
 def names(planned: list[Stack]) -> list[list[str]]:

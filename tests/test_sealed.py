@@ -36,6 +36,7 @@ def swapped(header: dict, one: str, other: str) -> None:
 @pytest.mark.parametrize(
     "change",
     [
+        lambda h: h.update(aa=h.pop("a")),
         lambda h: h.update(d=h.pop("a")),
         lambda h: swapped(h, "a", "b"),
         lambda h: h["a"].update(dtype="I64"),
@@ -46,7 +47,18 @@ def swapped(header: dict, one: str, other: str) -> None:
         lambda h: h["__metadata__"].update(mlp_sweep=h["__metadata__"]["mlp_sweep"].replace("epoch", "epach")),
         lambda h: h["__metadata__"].update(mlp_sweep=h["__metadata__"]["mlp_sweep"].replace(": 3", ": 4")),
     ],
-    ids=["name", "names swapped", "int for float", "float for int", "int32", "shape", "flat", "key", "value"],
+    ids=[
+        "name",
+        "name and order",
+        "names swapped",
+        "int for float",
+        "float for int",
+        "int32",
+        "shape",
+        "flat",
+        "key",
+        "value",
+    ],
 )
 def test_the_same_bytes_under_another_header_are_damage(tmp_path: Path, change):
     path = tmp_path / "arrays"

@@ -5,8 +5,10 @@ import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
 
 from .trials import DATA, ROOT, Epochs, Outcome, after_extension, environment, reference, results, same
 
@@ -16,25 +18,24 @@ MORE = "epochs=4"
 
 
 def run(count: int | None, seed: int, folder: Path) -> Outcome:
-    """At `count` operations drawn by the seed; at every one where it is None."""
+    """At `count` operations; at every one where it is None."""
     undisturbed = reference(folder / "reference of operations", SWEEP)
     outcome = Outcome("kill -9 before a file operation")
-    with _Dying() as dying:
-        operations = dying.begin(folder / "whole")
+    with _Dying() as one, _Dying() as other:
+        operations = one.begin(folder / "whole")
         assert results(folder / "whole") == undisturbed
-        for moment in _drawn(operations, count, seed):
 
-            def attempt(_: random.Random, moment: int = moment) -> Epochs:
-                place = folder / f"operation-{moment}"
-                dying.begin(place, moment=moment)
-                epochs = Epochs(place)
-                epochs.fault()
-                dying.resume(place) if (place / "s" / "jobs.json").exists() else dying.begin(place)
-                same(place, undisturbed)
-                epochs.check()
-                return epochs
+        def attempt(dying: _Dying, moment: int) -> Epochs:
+            place = folder / f"operation-{moment}"
+            dying.begin(place, moment=moment)
+            epochs = Epochs(place)
+            epochs.fault()
+            dying.resume(place) if (place / "s" / "jobs.json").exists() else dying.begin(place)
+            same(place, undisturbed)
+            epochs.check()
+            return epochs
 
-            outcome.trial(f"operation {moment} of {operations}", seed, attempt)
+        _put(outcome, attempt, [one, other], operations, count, seed)
     return outcome
 
 
@@ -42,34 +43,57 @@ def extended(count: int | None, seed: int, folder: Path) -> Outcome:
     """Likewise, of a finished sweep that is resumed for more epochs."""
     outcome = Outcome("kill -9 before a file operation of a finished sweep's extension")
     finished, longer, whole = (folder / f"{name} sweep" for name in ("finished", "longer", "extended"))
-    with _Dying() as dying:
-        dying.begin(finished, NUMBERED)
-        dying.begin(longer, NUMBERED, MORE)
+    with _Dying() as one, _Dying() as other:
+        one.begin(finished, NUMBERED)
+        one.begin(longer, NUMBERED, MORE)
         undisturbed = after_extension(results(finished), results(longer))
         shutil.copytree(finished, whole)
-        operations = dying.resume(whole, MORE)
+        operations = one.resume(whole, MORE)
         same(whole, undisturbed)
-        for moment in _drawn(operations, count, seed):
 
-            def attempt(draws: random.Random, moment: int = moment) -> Epochs:
-                place = shutil.copytree(finished, folder / f"extension-{moment}")
-                epochs = Epochs(place)
-                dying.resume(place, MORE, moment=moment)
-                epochs.fault()
-                if draws.random() < 0.5:  # trains what was begun to its new end, and leaves the rest finished
-                    dying.resume(place)
-                dying.resume(place, MORE)
-                same(place, undisturbed)
-                epochs.check()
-                return epochs
+        def attempt(dying: _Dying, moment: int) -> Epochs:
+            place = shutil.copytree(finished, folder / f"extension-{moment}")
+            epochs = Epochs(place)
+            dying.resume(place, MORE, moment=moment)
+            epochs.fault()
+            if moment % 2:  # trains what was begun to its new end, and leaves the rest finished
+                dying.resume(place)
+            dying.resume(place, MORE)
+            same(place, undisturbed)
+            epochs.check()
+            return epochs
 
-            outcome.trial(f"operation {moment} of {operations}", seed + moment, attempt)
+        _put(outcome, attempt, [one, other], operations, count, seed)
     return outcome
 
 
+def _put(
+    outcome: Outcome,
+    attempt: Callable[["_Dying", int], Epochs],
+    processes: list["_Dying"],
+    operations: int,
+    count: int | None,
+    seed: int,
+) -> None:
+    """Tries the moments, each by one of the processes that is idle."""
+    idle: SimpleQueue[_Dying] = SimpleQueue()
+    for process in processes:
+        idle.put(process)
+
+    def one(moment: int) -> None:
+        dying = idle.get()
+        outcome.trial(f"operation {moment} of {operations}", seed, lambda _: attempt(dying, moment))
+        idle.put(dying)
+
+    with ThreadPoolExecutor(len(processes)) as threads:
+        list(threads.map(one, _drawn(operations, count, seed)))
+
+
 def _drawn(operations: int, count: int | None, seed: int) -> Sequence[int]:
-    moments = range(1, operations + 1)
-    return moments if count is None else sorted(random.Random(seed).sample(moments, count))
+    """So many moments at equal distances from a drawn first one, for a stretch that loses epochs to be met by few."""
+    step = operations / (count or operations)
+    first = random.Random(seed).uniform(0, step) if count else 0
+    return [1 + int(first + number * step) for number in range(count or operations)]
 
 
 class _Dying:

@@ -5,6 +5,7 @@ import random
 import re
 import subprocess
 import sys
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -56,19 +57,21 @@ class Outcome:
     finished: int = 0  # epochs, when the faults struck
     lost: int = 0  # of these, gone or trained again
     failures: list[str] = field(default_factory=list)  # each with the seed that repeats it
+    _counting: threading.Lock = field(default_factory=threading.Lock, repr=False)  # some trials run two at a time
 
     def trial(self, name: str, seed: int, attempt: Callable[[random.Random], Epochs | None], faults: int = 1) -> None:
         """Counts an attempt of so many faults and the epochs that it watched; it fails by AssertionError."""
-        self.tried += faults
+        epochs = failure = None
         try:
             epochs = attempt(random.Random(seed))
-            self.survived += faults
         except AssertionError as error:
-            self.failures.append(f"{name}, --seed {seed}: {error}")
-            return
-        if epochs:
-            self.finished += epochs.finished
-            self.lost += epochs.lost
+            failure = f"{name}, --seed {seed}: {error}"
+        with self._counting:
+            self.tried += faults
+            self.survived += 0 if failure else faults
+            self.failures += [failure] if failure else []
+            self.finished += epochs.finished if epochs else 0
+            self.lost += epochs.lost if epochs else 0
 
     def row(self) -> str:
         lost = f"{self.lost:,} of {self.finished:,}" if self.finished else "-"
