@@ -11,8 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlp_sweep import config, model
-from mlp_sweep.engines import ReferenceEngine, StackedEngine
-from mlp_sweep.engines.kernels import Batched, PerMember, PerMemberOneDNN, PerMemberTiled, Products, _has_onednn
+from mlp_sweep.engines import ReferenceEngine, StackedEngine, kernels
+from mlp_sweep.engines.kernels import (
+    Batched,
+    Members,
+    PerMember,
+    PerMemberOneDNN,
+    PerMemberTiled,
+    Products,
+    _has_onednn,
+)
 
 CPU = torch.device("cpu")
 BASE = make_run()
@@ -208,6 +216,24 @@ def test_dead_units_are_those_that_no_sample_activates():
         assert engine.dead().tolist() == [[pytest.approx(1 / 3)]]
 
 
+def test_a_channel_is_dead_where_it_is_active_nowhere_in_a_picture():
+    dataset = dataclasses.replace(BASE.dataset, image_size=4)
+    run = dataclasses.replace(member(name="relu"), model=config.Model("cnn", [3]), dataset=dataset)
+    engine = ReferenceEngine(model.build(run, 16, 2), run.optimizer, CPU)
+    weights = engine.weights(0)
+    weights["convolutions.0.weight"].zero_()
+    weights["convolutions.0.weight"][0, 0, 1, 1] = 1.0  # the pixel itself, or its negative
+    weights["convolutions.0.weight"][1, 0, 1, 1] = -1.0
+    weights["convolutions.0.bias"].zero_()
+    x_BD = torch.zeros(1, 16)
+    x_BD[0, 0] = 1.0  # one corner is bright: channel 0 is active there and nowhere else
+    engine.start_evaluation()
+    engine.evaluate(x_BD, torch.tensor([0]))
+    assert engine.dead().tolist() == [[pytest.approx(2 / 3)]]
+    engine.evaluate(-x_BD, torch.tensor([0]))
+    assert engine.dead().tolist() == [[pytest.approx(1 / 3)]]
+
+
 @pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="of MKL's products alone")
 @pytest.mark.parametrize("products", [PerMemberTiled(), PerMemberOneDNN()], ids=lambda products: products.name)
 @pytest.mark.parametrize("hidden", [(64, 128), (1024, 37), ()])
@@ -232,6 +258,72 @@ def test_same_bits_on_any_number_of_threads(products: Products, hidden: tuple[in
         torch.set_num_threads(threads)
     for other in ended[1:]:
         assert all(map(same, ended[0], other))
+
+
+@pytest.mark.parametrize("members", [1, 4])
+@pytest.mark.parametrize(
+    ("rows", "features", "outputs", "tiles"),
+    [
+        (5, 12288, 64, 1), (6, 12288, 64, 8),  # of the default first layer at batches of 5 and 6
+        (63, 1024, 64, 1), (64, 1024, 64, 8),  # one row too few, and LARGE multiplications
+        (4096, 511, 64, 1), (4096, 512, 64, 8),  # MIN_FEATURES
+        (4096, 514, 64, 2), (4096, 525, 64, 7), (4096, 521, 64, 1),  # as many as divide the features
+    ],
+)  # fmt: skip
+def test_the_shape_of_one_members_product_decides_its_tiles(
+    members: int, rows: int, features: int, outputs: int, tiles
+):
+    z_MBO = Members(members, rows, outputs, dtype=torch.float32, device=CPU)
+    w_MOI = Members(members, outputs, features, dtype=torch.float32, device=CPU, transposed=True)
+    assert PerMemberTiled()._tiles(z_MBO, w_MOI) == tiles
+
+
+@pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="of MKL's products alone")
+@pytest.mark.parametrize("size", [1, 2, 5, 6])
+def test_same_bits_alone_and_stacked_on_both_sides_of_the_tiling(size: int):
+    """At 12,288 features a product of 6 rows is cut into tiles, one of 5 is not; of four members neither changes."""
+    runs = [member(1 + m, 0.01, m, (64,)) for m in range(4)]
+    stacked, alone = (StackedEngine(some, 12288, 72, CPU, products=PerMemberTiled()) for some in (runs, runs[3:]))
+    for step in range(2):
+        x_BD, y_B = batch(size, 12288, 72, step)
+        assert same(stacked.step(x_BD, y_B)[0][3:], alone.step(x_BD, y_B)[0])
+    assert all(same(stacked.weights(3)[key], value) for key, value in alone.weights(0).items())
+
+
+@given(st.integers(1, 5), st.lists(st.integers(1, 40), min_size=1, max_size=2), st.booleans(), st.sampled_from([4, 8]))
+@settings(max_examples=20)
+def test_each_members_numbers_start_on_a_boundary_of_64_bytes(
+    members: int, shape: list[int], transposed: bool, size: int
+):
+    dtype = torch.float32 if size == 4 else torch.float64
+    some = Members(members, *shape, dtype=dtype, device=CPU, transposed=transposed and len(shape) == 2)
+    assert some.all.shape == (members, *shape) and all(one.data_ptr() % 64 == 0 for one in some.each)
+    for one, whole, turned in zip(some.each, some.all, some.each_t, strict=True):
+        one.fill_(1.5)
+        assert (whole == 1.5).all() and (turned == 1.5).all() and one.data_ptr() == whole.data_ptr()
+    assert (some.each_t if some.transposed else some.each)[0].is_contiguous()
+
+
+@pytest.mark.parametrize(
+    ("amd", "onednn", "dtype", "precision", "expected"),
+    [
+        (True, True, torch.float32, "highest", "onednn"),
+        (True, True, torch.float32, "high", "onednn"),
+        (True, True, torch.float64, "highest", "tiled bmm"),  # oneDNN's kernel is for float32
+        (True, False, torch.float32, "highest", "tiled bmm"),
+        (False, True, torch.float32, "highest", "tiled bmm"),
+        (False, True, torch.float32, "medium", "addmm"),
+    ],
+)
+def test_the_kernel_follows_from_processor_precision_and_dtype(
+    monkeypatch, amd, onednn, dtype, precision, expected: str
+):
+    monkeypatch.setattr(kernels, "_amd_avx512", lambda: amd)
+    monkeypatch.setattr(kernels, "_has_onednn", lambda: onednn)
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: precision)
+    assert kernels.choose(CPU, dtype).name == expected
+    assert kernels.choose(torch.device("meta"), dtype).name == "baddbmm"  # no CPU
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

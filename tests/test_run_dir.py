@@ -2,6 +2,7 @@ import math
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,37 @@ def test_a_run_that_was_killed_is_not_said_to_be_running(tmp_path: Path):
     assert sealed.read_record(tmp_path / "killed" / run_dir.STATUS)["state"] == "running"
     assert run_dir.read_status(tmp_path / "killed")["state"] == "stopped"
     assert run_dir.read_status(tmp_path / "alive")["state"] == "running"
+
+
+def ended_process() -> int:
+    """The number of a process of this machine that has ended."""
+    process = subprocess.Popen(["true"])
+    process.wait()
+    return process.pid
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_a_process_is_asked_for_on_its_own_host_only(tmp_path: Path, old: bool):
+    """On another host it is its heartbeat that tells; a number there says nothing about a process here."""
+    lock = tmp_path / run_dir.LOCK
+    lock.touch()
+    os.utime(lock, (now := time.time() - 1e6 * old, now))
+    for pid, gone in ((os.getpid(), False), (ended_process(), True)):
+        here = run_dir.process() | {"pid": pid}
+        assert run_dir.gone(here, tmp_path) is gone
+        assert run_dir.gone(here | {"host": "elsewhere"}, tmp_path) is old
+
+
+@pytest.mark.parametrize("source", [None, run_dir.CHECKPOINT, run_dir.WEIGHTS])
+def test_a_run_that_starts_anew_keeps_no_weights_of_an_earlier_one(tmp_path: Path, source: str | None):
+    files = [tmp_path / name for name in (run_dir.CHECKPOINT, run_dir.WEIGHTS)]
+    for path in files:
+        sealed.write_arrays(path, {"w": np.ones(3)}, {"epoch": 1})
+    before = [path.read_bytes() for path in files]
+    standing = run_dir.Standing(["1,2.5,0.1,2.5,0.1,0.5"], tmp_path / source) if source else None
+    RunDir(tmp_path).start(["epoch", *run_dir.FIGURES, "seconds"], standing)
+    assert [path.exists() for path in files] == [bool(source)] * 2
+    assert not source or [path.read_bytes() for path in files] == before
 
 
 def test_runs_are_known_by_their_files(tmp_path: Path):

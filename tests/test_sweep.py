@@ -7,9 +7,11 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.numpy import load_file
 
-from mlp_sweep import events, plan, record, resume, run_dir
+from mlp_sweep import events, machine, plan, record, resume, run_dir, sweep
+from mlp_sweep.engines import kernels
 from mlp_sweep.workers import Workers
 
 PLENTY = 2**40
@@ -54,6 +56,7 @@ def test_records_are_whole(tmp_path: Path, runs):
     ok = run_dir.read_status(tmp_path / "two")
     assert (ok["state"], ok["outcome"], ok["epoch"], ok["engine"], ok["members"]) == ("finished", "ok", 3, "stacked", 4)
     assert ok["versions"]["torch"] and ok["started"] < ok["finished"] and ok["same_as"] is None
+    assert [ok["data"][key] for key in ("name", "classes", "train", "val", "skipped")] == ["synthetic", 12, 132, 60, 0]
     columns, rows = run_dir.read_metrics(tmp_path / "two")
     assert columns[1:5] == list(run_dir.FIGURES)
     assert columns[5:] == ["grad_norm", "dead_1", "dead_2", "seconds"]
@@ -139,3 +142,50 @@ def test_models_of_both_engines_train_side_by_side(tmp_path: Path, small_run):
 def test_outcomes(loss, dead, diverged_at, outcome):
     last = {"epoch": 5.0, "train_loss": loss, "val_loss": loss, "dead_1": dead[0], "dead_2": dead[1]}
     assert record.judge(last, diverged_at, 72)[0] == outcome
+
+
+@pytest.mark.parametrize(
+    ("precision", "stackable", "products", "threads"),
+    [
+        ("highest", True, kernels.PerMemberTiled(), 1),
+        ("highest", True, kernels.PerMemberOneDNN(), 1),
+        ("highest", True, kernels.PerMember(), 3),  # whose bits depend on the number of threads
+        ("high", True, kernels.PerMemberTiled(), 3),
+        ("highest", False, kernels.PerMemberTiled(), 3),
+    ],
+)
+def test_cores_are_shared_only_where_no_bit_depends_on_it(
+    small_run,
+    monkeypatch: pytest.MonkeyPatch,
+    precision: str,
+    stackable: bool,
+    products: kernels.Products,
+    threads: int,
+):
+    monkeypatch.setattr(machine, "cores", lambda: 3)
+    monkeypatch.setattr(kernels, "choose", lambda device: products)
+    before = torch.get_num_threads()
+    try:
+        member = plan.Member(small_run(f"matmul_precision={precision}"), [])
+        sweep.share_threads(plan.Stack([member], stackable), 1)
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "name", "device"),
+    [
+        (True, True, "auto", "cuda"), (False, True, "auto", "mps"), (False, False, "auto", "cpu"),
+        (True, True, "cpu", "cpu"), (True, True, "mps", "mps"), (False, True, "cuda", None), (True, False, "mps", None),
+        (True, True, "tpu", None),
+    ],
+)  # fmt: skip
+def test_a_device_is_taken_or_refused_by_name(monkeypatch, cuda: bool, mps: bool, name: str, device: str | None):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    if device is None:
+        with pytest.raises(ValueError, match=f"device={name}: "):
+            sweep.find_device(name)
+    else:
+        assert sweep.find_device(name).type == device

@@ -1,12 +1,15 @@
 import math
 
 import numpy as np
+import pytest
 import torch
 from conftest import make_run
 
-from mlp_sweep import console
+from mlp_sweep import console, engines
 from mlp_sweep.data import Batches, load
+from mlp_sweep.data.batches import order
 from mlp_sweep.engines import StackedEngine
+from mlp_sweep.events import Row
 from mlp_sweep.train import fit
 
 CPU = torch.device("cpu")
@@ -14,30 +17,33 @@ CPU = torch.device("cpu")
 
 def splits(run):
     arrays = load(run.dataset, run.data_seed, run.data_dir, console.Progress())
-    pairs = ((arrays.train_x, arrays.train_y), (arrays.val_x, arrays.val_y))
-    return [Batches(x, y, arrays.mean_C, arrays.std_C, run.batch_size, CPU) for x, y in pairs]
+    of_both = ((arrays.train_x, arrays.train_y, run.augment), (arrays.val_x, arrays.val_y, None))
+    return [Batches(x, y, arrays.mean_C, arrays.std_C, run.batch_size, CPU, augment=a) for x, y, a in of_both]
 
 
-def test_loss_and_accuracy_run_over_the_epoch(small_run):
-    """Each sample counts once, before its own update; the last short batch by its length."""
-    run = small_run("batch_size=50")
+@pytest.mark.parametrize("augment", [(), ("augment.flip=true", "augment.shift=2")])
+def test_loss_and_accuracy_run_over_the_epoch(small_run, augment: tuple[str, ...]):
+    """Each sample counts once, before its own update, moved as its epoch says; the last short batch by its length."""
+    run = small_run("batch_size=50", *augment)
     train, val = splits(run)
     assert train.count % 50 != 0
     features = train.x_ND.shape[1]
     engine, twin = (StackedEngine([run], features, 12, CPU) for _ in range(2))
-    rows = [rows[0] for rows in fit(engine, train, val, run.data_seed, range(1, 3), lambda _: None)]
-    from mlp_sweep.data.batches import order
-
+    seen: list[int] = []
+    rows = [rows[0] for rows in fit(engine, train, val, run.data_seed, range(1, 3), seen.append)]
+    assert sum(seen) == 2 * train.count and max(seen) == 50
     for epoch, row in enumerate(rows, 1):
         loss = right = 0.0
-        for x_BD, y_B in train(order(run.data_seed, epoch, train.count)):
+        for x_BD, y_B in train(order(run.data_seed, epoch, train.count), (run.data_seed, epoch)):
             batch_loss, batch_right = twin.step(x_BD, y_B)
             loss += batch_loss.item() * len(y_B)
             right += batch_right.item()
         np.testing.assert_allclose(row.train_loss, loss / train.count, rtol=1e-12)
         assert row.train_accuracy == right / train.count
-        val_right = sum(twin.evaluate(x_BD, y_B)[1].item() for x_BD, y_B in _evaluated(twin, val))
-        assert row.val_accuracy == val_right / val.count
+        evaluated = [twin.evaluate(x_BD, y_B) for x_BD, y_B in _evaluated(twin, val)]
+        assert row.val_accuracy == sum(right.item() for _, right in evaluated) / val.count
+        np.testing.assert_allclose(row.val_loss, sum(loss.item() for loss, _ in evaluated) / val.count, rtol=1e-12)
+        assert row.dead == twin.dead()[:, 0].tolist() and row.epoch == epoch and row.seconds > 0
 
 
 def _evaluated(engine, split):
@@ -104,3 +110,64 @@ def test_default_data_show_the_experiment(data_dir):
     assert all(rows[1].train_loss < rows[0].train_loss for rows in epochs)
     assert epochs[0][2].diverged_at and all(len(rows) == 2 for rows in epochs[1:])
     assert epochs[-1][0].val_accuracy > 5 / 72
+
+
+class TestDivergedAt:
+    """The step, from 1, of the first loss that is not finite; one past the last step where validation's is."""
+
+    def _engine(self, run, train) -> StackedEngine:
+        return StackedEngine([run], train.features, 12, CPU)
+
+    def _first(self, run) -> Row:
+        train, val = splits(run)
+        return next(fit(self._engine(run, train), train, val, 0, range(1, 3), lambda _: None, stay=True))[0]
+
+    @pytest.mark.parametrize("slope", ["1e5", "1e10", "1e20"])
+    def test_is_the_first_step_without_a_finite_loss(self, small_run, slope: str):
+        run = small_run("activation=scaled", f"activation.r={slope}", "batch_size=12")
+        train, _ = splits(run)
+        twin = self._engine(run, train)
+        losses = [twin.step(x_BD, y_B)[0].item() for x_BD, y_B in train(order(0, 1, train.count))]
+        first = [math.isfinite(loss) for loss in losses].index(False) + 1
+        assert first == {"1e5": 3, "1e10": 2, "1e20": 1}[slope]
+        assert self._first(run).diverged_at == first
+
+    def test_is_the_last_step_where_only_the_last_loss_is_not_finite(self, small_run):
+        """The same run as with an update too large for validation, one step later."""
+        run = small_run("batch_size=66", "optimizer.lr=1e38")
+        assert len(splits(run)[0]) == 2 and self._first(run).diverged_at == 2
+
+    def test_is_one_past_the_last_where_validation_is_not_finite(self, small_run):
+        run = small_run("batch_size=1000", "optimizer.lr=1e38")  # one step, whose update is too large
+        row = self._first(run)
+        assert row.diverged_at == 2
+        assert all(math.isnan(figure) for figure in (row.train_loss, row.val_loss, row.grad_norm, *row.dead))
+
+    def test_is_none_where_all_are_finite(self, small_run):
+        row = self._first(small_run("batch_size=1000"))
+        assert row.diverged_at is None and math.isfinite(row.train_loss + row.val_loss + row.grad_norm)
+
+    @pytest.mark.parametrize(("bias", "diverged_at"), [(3e38, 1), (1e33, None)])
+    def test_counts_an_infinite_loss(self, small_run, bias: float, diverged_at: int | None):
+        """Weights may stay finite meanwhile."""
+        run = small_run("optimizer.lr=1e-9")
+        train, val = splits(run)
+        engine = self._engine(run, train)
+        biases_C = torch.tensor([bias, *[-bias] * 11])
+        engine.load(0, engine.state(0) | {"layers.2.bias": biases_C})
+        row = next(fit(engine, train, val, 0, range(1, 2), lambda _: None))[0]
+        assert row.diverged_at == diverged_at and torch.equal(engine.weights(0)["layers.2.bias"], biases_C)
+
+
+@pytest.mark.parametrize("stackable", [True, False])
+def test_the_gradient_norm_is_that_of_the_last_step(small_run, stackable: bool):
+    """Taken before validation, whose batches have the same size and the same buffers."""
+    run = small_run("batch_size=12")
+    train, val = splits(run)
+    assert train.count % 12 == val.count % 12 == 0
+    engine, twin = (engines.build([run], stackable, train.features, 12, CPU) for _ in range(2))
+    row = next(fit(engine, train, val, 0, range(1, 2), lambda _: None))[0]
+    x_BD = train.x_ND[:0]
+    for x_BD, y_B in train(order(0, 1, train.count)):
+        twin.step(x_BD, y_B)
+    assert row.grad_norm == twin.grad_norm(x_BD).item() > 0

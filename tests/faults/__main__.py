@@ -10,7 +10,9 @@ from . import corruption, disks, fuzz, kills, memory, operations, races
 
 KINDS = {
     "kills": kills.run,
+    "extended": kills.extended,
     "operations": lambda _, seed, folder: operations.run(None, seed, folder),  # at every one of them
+    "extended-operations": lambda _, seed, folder: operations.extended(None, seed, folder),
     "disks": disks.run,
     "read-only": disks.read_only,
     "memory": memory.run,

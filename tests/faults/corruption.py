@@ -6,7 +6,7 @@ import signal
 import time
 from pathlib import Path
 
-from .trials import SWEEP, Outcome, clear, command, finished_epochs, lost, process, reference, same, succeeded
+from .trials import SWEEP, Epochs, Outcome, clear, command, finished_epochs, process, reference, same, succeeded
 
 RUN = ["metrics.csv", "status.json", "checkpoint.safetensors", "weights.safetensors", ".hydra/config.yaml"]
 FILES = [*(f"s/*/{name}" for name in RUN), "s/jobs.json", "data/cache/*/*.npy", "data/cache/*/record.json",
@@ -20,12 +20,13 @@ def run(count: int, seed: int, folder: Path) -> Outcome:
     outcome = Outcome("bytes changed on disk")
     for number in range(count):
 
-        def attempt(draws: random.Random, number: int = number) -> int:
+        def attempt(draws: random.Random, number: int = number) -> Epochs:
             place = folder / f"damaged-{number}"
             shutil.copytree(draws.choice([folder / "reference", stopped]), place)
             there = sorted(place.glob(FILES[number % len(FILES)])) or sorted(place.glob("s/*/metrics.csv"))
             victim = draws.choice(there)
-            before = finished_epochs(place)
+            epochs = Epochs(place)
+            epochs.fault()
             how = damage(victim, draws)
             done = command(place, "s", module="mlp_sweep.resume") if draws.random() < 0.5 else command(place, *SWEEP)
             said = clear(done)
@@ -35,9 +36,9 @@ def run(count: int, seed: int, folder: Path) -> Outcome:
                 victim.unlink()
                 succeeded(command(place, *SWEEP))
             same(place, undisturbed)
-            gone = lost(before, place)
-            assert not gone or victim.name in said, f"{how} of {victim.name}: trained again without a word"
-            return gone
+            epochs.check()
+            assert not epochs.lost or victim.name in said, f"{how} of {victim.name}: trained again without a word"
+            return epochs
 
         outcome.trial("corruption", seed + number, attempt)
     return outcome

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from .trials import (
     SWEEP,
+    Epochs,
     Outcome,
     clear,
     command,
     finished_epochs,
-    lost,
     reference,
     same,
     small_disk,
@@ -29,7 +29,7 @@ def run(count: int, seed: int, folder: Path) -> Outcome:
     outcome = Outcome("disk full while preparing, training, checkpointing, reporting")
     for number in range(count):
 
-        def attempt(draws: random.Random, number: int = number) -> int:
+        def attempt(draws: random.Random, number: int = number) -> Epochs:
             low, high = phases[number % len(phases)]
             with small_disk(folder / f"disk-{number}", draws.randrange(low, high) // PAGE * PAGE) as disk:
                 done = command(disk, *SWEEP)
@@ -37,12 +37,14 @@ def run(count: int, seed: int, folder: Path) -> Outcome:
                 said = clear(done)
                 assert "No space left on device" in said or "MB are free" in said, said[-500:]
                 assert not re.search("(mlp_sweep|failed|report): No space left", said), f"no path: {said[-500:]}"
-                before = finished_epochs(disk)
+                epochs = Epochs(disk)
+                epochs.fault()
                 subprocess.run(["mount", "-o", f"remount,size={PLENTY}", disk], check=True)
                 by_path = (disk / "s" / "jobs.json").exists() and draws.random() < 0.5
                 succeeded(command(disk, "s", module="mlp_sweep.resume") if by_path else command(disk, *SWEEP))
                 same(disk, undisturbed)
-                return lost(before, disk)
+                epochs.check()
+                return epochs
 
         outcome.trial("disk", seed + number, attempt)
     return outcome
@@ -54,19 +56,19 @@ def read_only(count: int, seed: int, folder: Path) -> Outcome:
     outcome = Outcome("read-only folder, no permission")
     for number in range(count):
 
-        def attempt(draws: random.Random, number: int = number) -> int:
+        def attempt(draws: random.Random, number: int = number) -> Epochs:
             with small_disk(folder / f"read-only-{number}", 1 << 26) as disk:
                 if draws.random() < 0.7:  # else in an empty folder
                     shutil.copytree(folder / "reference", disk, dirs_exist_ok=True)
                     for weights in list(disk.glob("s/*/weights.safetensors"))[: draws.randrange(5)]:
                         weights.unlink()
-                before, prefix = finished_epochs(disk), ()
+                epochs, prefix = Epochs(disk), ()
                 if number % 2:
                     subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
                 else:
                     subprocess.run(["chmod", "-R", "a-w", disk], check=True)
                     prefix = ("setpriv", "--bounding-set=-dac_override,-dac_read_search,-fowner")
-                there = bool(before)
+                there = bool(epochs.there)
                 words = draws.choice(
                     [("mlp_sweep", *SWEEP), ("mlp_sweep.resume", "s"), ("mlp_sweep.report", "s")][: 1 + 2 * there]
                 )
@@ -75,14 +77,16 @@ def read_only(count: int, seed: int, folder: Path) -> Outcome:
                 assert done.returncode == 1 and ("Read-only file system" in said or "Permission denied" in said), said[
                     -500:
                 ]
-                assert finished_epochs(disk) == before
+                assert finished_epochs(disk) == epochs.there
+                epochs.fault()
                 if number % 2:
                     subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
                 else:
                     subprocess.run(["chmod", "-R", "u+w", disk], check=True)
                 succeeded(command(disk, *SWEEP))
                 same(disk, undisturbed)
-                return 0
+                epochs.check()
+                return epochs
 
         outcome.trial("read-only", seed + number, attempt)
     return outcome

@@ -1,9 +1,10 @@
 """Trains a sweep in forks of itself, each killed -9 before its n-th file operation; a script, for operations.py.
 
-Each line of stdin, "n how folder", is one training (n = 0: not killed), begun or resumed; the answer is its number of
-operations, 0 where it was killed.
+Each line of stdin, [n, folder, module, words ...] as JSON, is one training (n = 0: not killed). The answer is its
+number of operations, 0 where it was killed.
 """
 
+import json
 import os
 import signal
 import sys
@@ -19,8 +20,9 @@ WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir"}
 
 
-def train(moment: int, how: str, folder: str, answer: int) -> None:
+def train(answer: int, moment: int, folder: str, module: str, *words: str) -> None:
     """In the forked child: counts what is about to change below the folder, by the interpreter's audit events."""
+    folder = str(Path(folder).resolve())
     os.chdir(folder)
     done = 0
 
@@ -40,23 +42,22 @@ def train(moment: int, how: str, folder: str, answer: int) -> None:
         if done == moment:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    sys.argv[0] = "mlp_sweep"
+    sys.argv = [module, *words]
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), 1)
         os.dup2(nowhere.fileno(), 2)
     sys.addaudithook(watch)
-    resume.main(["s"]) if how == "resume" else cli.main()
+    resume.main() if module == "mlp_sweep.resume" else cli.main()
     os._exit(1)  # no report was begun
 
 
 def main() -> None:
     Plugins.instance()  # Hydra's look for plugins, which takes longer than the training
     for line in sys.stdin:
-        moment, how, folder = line.split(maxsplit=2)
         reading, writing = os.pipe()
         child = os.fork()
         if not child:
-            train(int(moment), how, str(Path(folder.strip()).resolve()), writing)
+            train(writing, *json.loads(line))
         os.close(writing)
         os.waitpid(child, 0)
         print(os.read(reading, 20).decode() or 0, flush=True)

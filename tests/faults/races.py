@@ -24,9 +24,8 @@ def run(count: int, seed: int, folder: Path) -> Outcome:
     outcome = Outcome("processes at once on one directory or one cache")
     for number in range(count):
 
-        def attempt(draws: random.Random, number: int = number) -> int:
+        def attempt(draws: random.Random, number: int = number) -> None:
             RACES[number % len(RACES)](folder / f"race-{number}", draws, undisturbed)
-            return 0
 
         outcome.trial(RACES[number % len(RACES)].__name__.strip("_"), seed + number, attempt)
     return outcome

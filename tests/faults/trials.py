@@ -2,8 +2,11 @@
 
 import os
 import random
+import re
 import subprocess
 import sys
+import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,31 +18,64 @@ DATA = ("roll=2", "dataset.image_size=8", "dataset.samples_per_class=11", "datas
 # One run that diverges and stops, one that diverges and goes on; two stacks.
 SWEEP = ("--multirun", *DATA, "epochs=40", "activation=relu,scaled", "activation.r=1e6",
          "on_divergence=stop,continue", "hydra.sweep.dir=s")  # fmt: skip
-Lines = dict[str, list[str]]
+Lines = dict[str, list[tuple[str, int]]]
+Results = dict[str, tuple[list[str], bytes]]
 Done = subprocess.CompletedProcess[str]
+
+
+class Epochs:
+    """The finished epochs below a folder, watched from fault to fault."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.there = finished_epochs(folder)
+        self.finished = 0  # when a fault struck, summed over the faults
+        self.lost = 0  # of those, gone or trained again
+
+    def fault(self) -> None:
+        """To be called after each fault, before anything is resumed."""
+        self.check()
+        self.finished += sum(map(len, self.there.values()))
+
+    def check(self) -> None:
+        """Counts what was there at the last look and is not now; to be called after the last command, too."""
+        before, self.there = self.there, finished_epochs(self.folder)
+        self.lost += sum(line not in self.there.get(name, []) for name, lines in before.items() for line in lines)
+
+    def replaced(self) -> None:
+        """The harness itself has removed the folder or put another in its place: nothing of that is lost."""
+        self.there = finished_epochs(self.folder)
 
 
 @dataclass
 class Outcome:
-    """What became of one kind of fault. `lost`: finished epochs that were trained again or are gone."""
+    """What became of one kind of fault."""
 
     fault: str
     tried: int = 0
     survived: int = 0
-    lost: int = 0
+    finished: int = 0  # epochs, when the faults struck
+    lost: int = 0  # of these, gone or trained again
     failures: list[str] = field(default_factory=list)  # each with the seed that repeats it
+    _counting: threading.Lock = field(default_factory=threading.Lock, repr=False)  # some trials run two at a time
 
-    def trial(self, name: str, seed: int, attempt: Callable[[random.Random], int], faults: int = 1) -> None:
-        """Counts an attempt of so many faults, which returns the epochs lost, or fails by AssertionError."""
-        self.tried += faults
+    def trial(self, name: str, seed: int, attempt: Callable[[random.Random], Epochs | None], faults: int = 1) -> None:
+        """Counts an attempt of so many faults and the epochs that it watched; it fails by AssertionError."""
+        epochs = failure = None
         try:
-            self.lost += attempt(random.Random(seed))
-            self.survived += faults
+            epochs = attempt(random.Random(seed))
         except AssertionError as error:
-            self.failures.append(f"{name}, --seed {seed}: {error}")
+            failure = f"{name}, --seed {seed}: {error}"
+        with self._counting:
+            self.tried += faults
+            self.survived += 0 if failure else faults
+            self.failures += [failure] if failure else []
+            self.finished += epochs.finished if epochs else 0
+            self.lost += epochs.lost if epochs else 0
 
     def row(self) -> str:
-        return f"| {self.fault} | {self.tried} | {self.survived} | {self.lost} |"
+        lost = f"{self.lost:,} of {self.finished:,}" if self.finished else "-"
+        return f"| {self.fault} | {self.tried} | {self.survived} | {lost} |"
 
 
 def environment() -> dict[str, str]:
@@ -82,13 +118,14 @@ def succeeded(done: Done) -> None:
 
 
 @cache
-def reference(folder: Path, sweep: tuple[str, ...] = SWEEP) -> dict[str, tuple[list[str], bytes]]:
+def reference(folder: Path, sweep: tuple[str, ...] = SWEEP) -> Results:
     """The undisturbed sweep's results, made once; its folder is to be copied, not touched."""
     succeeded(command(folder, *sweep))
+    assert {times for lines in finished_epochs(folder).values() for _, times in lines} == {1}
     return results(folder)
 
 
-def results(folder: Path) -> dict[str, tuple[list[str], bytes]]:
+def results(folder: Path) -> Results:
     """By run what has to be equal: metrics.csv but for the seconds, and the weights."""
     found = {}
     for metrics in sorted(folder.glob("s/*/metrics.csv")):
@@ -98,7 +135,15 @@ def results(folder: Path) -> dict[str, tuple[list[str], bytes]]:
     return found
 
 
-def same(folder: Path, undisturbed: dict[str, tuple[list[str], bytes]]) -> None:
+def after_extension(finished: Results, longer: Results) -> Results:
+    """What the extension of a finished sweep leaves: the longer sweep's results, but of runs that diverged their own.
+
+    These gain no epoch, and their weights name the settings that they were trained with.
+    """
+    return {name: (finished if finished[name][0] == rows else longer)[name] for name, (rows, _) in longer.items()}
+
+
+def same(folder: Path, undisturbed: Results) -> None:
     there = results(folder)
     assert there.keys() == undisturbed.keys(), f"runs missing: {sorted(undisturbed.keys() - there.keys())}"
     for name, (rows, weights) in undisturbed.items():
@@ -108,17 +153,17 @@ def same(folder: Path, undisturbed: dict[str, tuple[list[str], bytes]]) -> None:
 
 
 def finished_epochs(folder: Path) -> Lines:
-    """The whole lines of every metrics.csv: an epoch trained again has other seconds."""
-    return {
-        path.parent.name: path.read_text().rpartition("\n")[0].splitlines()[1:]
-        for path in folder.glob("s/*/metrics.csv")
-    }
+    """By run the whole lines of metrics.csv, each with how many times the log has its epoch.
 
-
-def lost(before: Lines, folder: Path) -> int:
-    """How many finished epochs are there no more, or were trained again."""
-    after = finished_epochs(folder)
-    return sum(line not in after.get(name, []) for name, lines in before.items() for line in lines)
+    An epoch that was trained again has another line there, its seconds, or is in the log once more.
+    """
+    found = {}
+    for path in folder.glob("s/*/metrics.csv"):
+        lines = path.read_text().rpartition("\n")[0].splitlines()[1:]
+        log = path.with_name("mlp_sweep.log")
+        times = Counter(re.findall(r"\] epoch (\d+):", log.read_text() if log.exists() else ""))
+        found[path.parent.name] = [(line, times[line.partition(",")[0]]) for line in lines]
+    return found
 
 
 @contextmanager
