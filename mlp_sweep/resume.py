@@ -1,6 +1,7 @@
 """python -m mlp_sweep.resume PATH: goes on with a run or a sweep from its last whole epoch; skips what is finished."""
 
 import argparse
+import os
 import sys
 from contextlib import suppress
 from dataclasses import dataclass, field
