@@ -3,11 +3,13 @@
 r is a number or a tensor that broadcasts against z (one slope per member of a stack).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+
+from . import properties
 
 Slope = float | Tensor
 
@@ -53,9 +55,24 @@ def get(name: str) -> Function:
     return FUNCTIONS[name]
 
 
-def family(name: str) -> Function:
-    """The function that members of that activation can share, each with its own slope: relu is scaled with r = 1."""
-    return get("scaled" if name == "relu" else name)
+def shared(names: Iterable[str]) -> Function:
+    """The function that serves all members of a stack, each with its own slope: relu's is scaled's with r = 1.
+
+    ValueError where one function does not give each member its own numbers.
+    """
+    names = sorted(set(names))
+    families = {properties.family(name) for name in names}
+    if len(families) > 1:
+        raise ValueError(f"activations of several families in one stack: {', '.join(names)}")
+    of_family = [name for name in properties.ACTIVATIONS if properties.family(name) in families]
+    serving = next((name for name in of_family if properties.ACTIVATIONS[name].has_slope), of_family[0])
+    function, z = get(serving), torch.linspace(-3, 3, 25)
+    for name in of_family:
+        own = get(name)
+        for r in (1.0, 2.5) if properties.ACTIVATIONS[name].has_slope else (1.0,):
+            if not torch.equal(function.f(z, r), own.f(z, r)) or not torch.equal(function.df(z, r), own.df(z, r)):
+                raise ValueError(f"activation {name}: registered in the family of {serving}, but another function")
+    return function
 
 
 class Activation(nn.Module):

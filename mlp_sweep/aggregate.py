@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from . import asked, run_dir
-from .config import PLACES, UNDECISIVE, WITH_SLOPE
+from .config import PLACES, UNDECISIVE, WITH_SLOPE, is_number
 from .weights import described
 
 NOT_SETTINGS = (*UNDECISIVE, *(f"dataset.{key}" for key in PLACES))  # act through others, or only say where
@@ -180,7 +180,7 @@ def _run(folder: Path, status: dict[str, Any]) -> dict[str, Any]:
                "seed": run.get("seed"), "epochs": run.get("epochs"), "data.classes": data.get("classes"),
                "epoch": status.get("epoch")}  # fmt: skip
     for key, value in numbers.items():
-        if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < 2**63:
+        if not is_number(value):
             raise ValueError(f"status.json: {key} is {value!r:.40}, not a number to reckon with")
     for key, value in {"activation.name": run.get("activation.name"), "run_id": status.get("run_id")}.items():
         if not isinstance(value, str):

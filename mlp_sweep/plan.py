@@ -7,7 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from . import config, console, machine, sealed
+from . import config, console, machine, properties, sealed
 from .run_dir import CHECKPOINT, STATUS, WEIGHTS, Standing, is_run, read_status, stamp, standing
 
 FREE_SHARE = 0.5  # of the free memory that a stack may take
@@ -87,7 +87,7 @@ class Stack:
         if len(self.members) > 1:
             return f"{self.place}{len(self.members)} runs"
         activation = self.run.activation
-        slope = f" r={activation.r:g}" if activation.name in config.WITH_SLOPE else ""
+        slope = f" r={activation.r:g}" if properties.ACTIVATIONS[activation.name].has_slope else ""
         return f"{self.place}{activation.name}{slope}"
 
     @property
@@ -203,7 +203,8 @@ def _key(run: config.Run) -> str:
 
 def stackable(run: config.Run) -> bool:
     """Whether the stacked engine serves the run; ValueError where it is asked for and does not."""
-    applies = run.model.name in ("mlp", "linear") and run.optimizer.name == "sgd"
+    kinds = properties.MODELS[run.model.name], properties.OPTIMIZERS[run.optimizer.name]
+    applies = all(kind.stackable for kind in kinds)
     if run.engine == "stacked" and not applies:
         raise ValueError(f"engine=stacked: trains model=mlp with optimizer=sgd, not {run.model.name}; use engine=auto")
     return applies and run.engine != "reference"
@@ -212,8 +213,8 @@ def stackable(run: config.Run) -> bool:
 def _common(run: config.Run) -> str:
     """What members of a stack share, as text."""
     settings = run.settings()
-    settings["activation"] = "scaled" if run.activation.name in ("relu", "scaled") else run.activation.name
-    del settings["seed"], settings["optimizer"]["lr"]
+    settings["activation"]["name"] = properties.family(run.activation.name)
+    del settings["seed"], settings["optimizer"]["lr"], settings["activation"]["r"]
     return json.dumps(settings, sort_keys=True)
 
 
@@ -230,7 +231,7 @@ def member_bytes(run: config.Run, unknown_classes: int = 1000) -> int:
 def _check_memory(run: config.Run) -> None:
     """ValueError where one member alone takes more than the machine has; a cnn is smaller than this reckoning of it."""
     needed, there = member_bytes(run, unknown_classes=2), machine.total_memory()
-    if run.model.name in ("mlp", "linear") and needed > there:
+    if properties.MODELS[run.model.name].stackable and needed > there:
         largest = {"model.hidden": max(run.model.hidden, default=0), "batch_size": run.batch_size,
                    "dataset.image_size": run.dataset.image_size**2}  # fmt: skip
         key = max(largest, key=lambda name: largest[name])

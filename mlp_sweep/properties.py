@@ -19,6 +19,7 @@ class Activation:
 class Model:
     stackable: bool = False  # served by the stacked engine
     sees_neighbours: bool = False  # knows which pixels lie beside each other
+    has_hidden: bool = True  # model.hidden may name hidden layers
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,18 @@ ACTIVATIONS = {
 }
 MODELS = {
     "mlp": Model(stackable=True),
-    "linear": Model(stackable=True),
+    "linear": Model(stackable=True, has_hidden=False),
     "cnn": Model(sees_neighbours=True),
 }
 OPTIMIZERS = {"sgd": Optimizer(stackable=True, is_sgd=True)}
+
+
+def family(activation: str) -> str:
+    """The name under which activations are pooled: that of the activation itself where it belongs to no family."""
+    return ACTIVATIONS[activation].family or activation
+
+
+def with_slope(like: str) -> list[str]:
+    """The activations that have a slope, those of the same family first: what to use in place of one without."""
+    names = (name for name, kind in ACTIVATIONS.items() if kind.has_slope)
+    return sorted(names, key=lambda name: family(name) != family(like))

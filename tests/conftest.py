@@ -1,6 +1,7 @@
 """What the tests share: runs composed from conf/ as the command composes them."""
 
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,13 +17,16 @@ settings.load_profile("unhurried")
 # Ignored in what a shell runs in the background, and so in all that is begun here: Ctrl-C would be tried in vain.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-SMALL = ("roll=2", "dataset.image_size=8", "dataset.samples_per_class=11", "dataset.val_per_class=5", "epochs=3")
+ON_CPU = "device=cpu"  # whose bits tests compare, also where there is a GPU
+SMALL = ("roll=2", "dataset.image_size=8", "dataset.samples_per_class=11", "dataset.val_per_class=5", "epochs=3",
+         ON_CPU)  # fmt: skip
+ABSENT_DEVICE = "device=cuda" if sys.platform == "darwin" else "device=mps"  # which only training finds out
 
 
-def make_run(*overrides: str) -> config.Run:
-    """The run that these overrides give, on top of nothing."""
+def make_run(*overrides: str, in_sweep: bool = True) -> config.Run:
+    """The run that these overrides give to a job of a sweep, or alone."""
     with initialize_config_dir(str(config.CONF_DIR), version_base="1.3"):
-        return config.to_run(compose("config", overrides=list(overrides)))[0]
+        return config.to_run(compose("config", overrides=[ON_CPU, *overrides]), in_sweep)[0]
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,10 @@
+from pathlib import Path
+
 import pytest
 import torch
 
-from mlp_sweep import activations
+from mlp_sweep import activations, config, plan, properties, run_dir
+from mlp_sweep.workers import Workers
 
 
 @pytest.mark.parametrize("name", activations.FUNCTIONS)
@@ -37,3 +40,68 @@ def test_nan_stays_nan():
 def test_unknown_name_lists_the_known():
     with pytest.raises(ValueError, match="relu, scaled"):
         activations.get("cubic")
+
+
+@pytest.mark.parametrize("name", activations.FUNCTIONS)
+def test_the_function_of_a_family_is_each_members_own(name: str):
+    own, shared = activations.get(name), activations.shared([name])
+    z = torch.randn(1000)
+    for r in (1.0, 0.3, 62.0) if properties.ACTIVATIONS[name].has_slope else (1.0,):
+        assert torch.equal(own.f(z, r), shared.f(z, r)) and torch.equal(own.df(z, r), shared.df(z, r))
+
+
+@pytest.mark.parametrize("name", properties.ACTIVATIONS)
+def test_properties_are_those_of_the_function(name: str):
+    kind, function, z = properties.ACTIVATIONS[name], activations.get(name), torch.randn(1000, dtype=torch.float64)
+    for factor in (0.25, 8.0):  # powers of two, by which products are exact
+        slope = torch.equal(function.f(z, factor), function.f(factor * z, 1.0))
+        assert slope == kind.has_slope
+        assert torch.equal(function.f(factor * z, 1.0), factor * function.f(z, 1.0)) == kind.positively_homogeneous
+    if kind.unit_slope:
+        assert torch.equal(function.f(z, 1.0), activations.get(kind.unit_slope).f(z, 1.0))
+
+
+def leaky(monkeypatch: pytest.MonkeyPatch, family: str) -> None:
+    """Registers a second activation with a slope: max(r z, r z / 8)."""
+    kind = properties.Activation(has_slope=True, positively_homogeneous=True, family=family)
+    function = activations.Function(
+        lambda z, r: torch.where(z > 0, z, z / 8) * r, lambda z, r: torch.where(z > 0, 1.0, 0.125).to(z.dtype) * r
+    )
+    monkeypatch.setitem(properties.ACTIVATIONS, "leaky", kind)
+    monkeypatch.setitem(activations.FUNCTIONS, "leaky", function)
+
+
+def test_a_second_activation_with_a_slope_trains_as_autograd_does(tmp_path: Path, small_run, monkeypatch):
+    """Neither as a linear network, nor as the scaled ReLU that is swept beside it; alone it has the same bits."""
+    leaky(monkeypatch, "leaky")
+    words = {"relu": [], "scaled": ["activation=scaled"], "leaky": ["activation=scaled", "activation.name=leaky"]}
+    runs = {f"{name} {r}": small_run(*words[name], f"activation.r={r}") for name in words for r in (2, 3)}
+    assert [runs[f"leaky {r}"].activation for r in (2, 3)] == [config.Activation("leaky", r) for r in (2.0, 3.0)]
+
+    def train(folder: Path, runs: dict[str, config.Run]) -> list[plan.Stack]:
+        planned = plan.stacks([plan.Job(run, folder / name) for name, run in runs.items()], None, 2**40)
+        assert not any(result.error for result in Workers(workers=1).train(planned))
+        return planned
+
+    def figures(folder: Path) -> list[list[float]]:
+        return [row[1:-1] for row in run_dir.read_metrics(folder)[1]]
+
+    stacks = train(tmp_path / "swept", runs)
+    assert [{m.run.activation.name for m in stack.members} for stack in stacks] == [{"relu", "scaled"}, {"leaky"}]
+    one = small_run(*words["leaky"], "activation.r=2")
+    train(tmp_path / "alone", {"stacked": one})
+    train(tmp_path / "alone", {"reference": small_run(*words["leaky"], "activation.r=2", "engine=reference")})
+    assert figures(tmp_path / "swept" / "leaky 2") == figures(tmp_path / "alone" / "stacked")
+    for ours, theirs in zip(*(figures(tmp_path / "alone" / name) for name in ("stacked", "reference")), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-3)
+    losses = [figures(tmp_path / "swept" / f"{name} 2")[-1][0] for name in words]
+    assert len(set(losses)) == 3
+
+
+def test_an_activation_registered_in_a_family_that_it_is_not_of_is_refused(monkeypatch: pytest.MonkeyPatch):
+    leaky(monkeypatch, "relu")
+    with pytest.raises(ValueError, match="leaky"):
+        activations.shared(["scaled", "leaky"])
+    leaky(monkeypatch, "leaky")
+    with pytest.raises(ValueError, match="leaky, scaled"):
+        activations.shared(["scaled", "leaky"])

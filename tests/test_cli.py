@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import SMALL
+from conftest import ABSENT_DEVICE, ON_CPU, SMALL
 
 from mlp_sweep import config, run_dir
 
+ABSENT = ABSENT_DEVICE.partition("=")[2]
 Done = subprocess.CompletedProcess[str]
 
 
@@ -50,11 +51,20 @@ def test_help_names_the_groups_and_choices_of_conf_and_no_others():
     [
         (["dataset=cifar1000"], "synthetic"),
         (["no_such_key=1"], "no_such_key"),
+        (["+lr=0.5"], "lr: no such setting (closest: optimizer.lr"),
+        (["epoch=5"], "epoch: no such setting (closest: epochs"),
+        (["hydra.launcher.worker=2"], "hydra.launcher.worker"),
+        (["hydra/sweeper=nosuch"], "basic"),
         (["epochs=many"], "epochs"),
+        (["activation.r=2"], "activation=scaled"),
+        (["--config-path=nowhere"], "nowhere"),
         (["activation=scaled", "activation.r=0"], "activation.r"),
         (["optimizer.lr=1e300", "engine=reference"], "optimizer.lr"),
         (["dataset=image_folder"], "dataset.root"),
         (["--multirun", "activation=scaled", "activation.r=2,-1"], "activation.r=-1"),
+        (["--multirun", "activation=relu", "activation.r=2,4"], "activation=scaled"),
+        (["--multirun", "activation.r=2,4", "hydra/launcher=basic"], "activation=scaled"),
+        (["--multirun", "+lr=0.5,1"], "lr: no such setting (closest: optimizer.lr"),
         (["--multirun", "seed=0,1", "hydra.launcher.max_members=0"], "max_members"),
     ],
 )
@@ -67,7 +77,7 @@ def test_bad_settings_get_one_line_and_leave_nothing(tmp_path: Path, arguments: 
     ("arguments", "said"),
     [
         (["dataset=tiny_imagenet", "dataset.root=nowhere.zip"], "dataset.root=nowhere.zip"),
-        (["device=mps"], "device=mps"),
+        ([ABSENT_DEVICE], ABSENT_DEVICE),
     ],
 )
 def test_what_only_the_run_can_see_gets_one_line_too(tmp_path: Path, arguments: list[str], said: str):
@@ -101,7 +111,7 @@ def test_a_used_directory_is_refused_before_anything_is_written(tmp_path: Path):
 def test_a_sweep_ends_with_its_report(tmp_path: Path):
     done = command(tmp_path, "--multirun", *SMALL, "activation=relu,scaled", "activation.r=2,1e6", "hydra.sweep.dir=s")
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("relu has no slope") == 1
+    assert done.stderr.count("relu ignores activation.r") == 1
     runs = run_dir.find_runs(tmp_path / "s")
     assert len(runs) == 4 and all((run / ".hydra" / "overrides.yaml").is_file() for run in runs)
     assert "diverged" in done.stdout and "s/report" in done.stdout
@@ -114,18 +124,58 @@ def test_a_sweep_ends_with_its_report(tmp_path: Path):
 
 
 def test_a_sweep_with_failures_reports_the_rest_and_names_each(tmp_path: Path):
-    done = command(tmp_path, "--multirun", *SMALL, "model.name=mlp,cube,sphere", "hydra.sweep.dir=s")
+    done = command(tmp_path, "--multirun", *SMALL, f"{ON_CPU},{ABSENT}", "seed=0,1", "hydra.sweep.dir=s")
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    assert "model.name=cube" in done.stderr and "model.name=sphere" in done.stderr
+    assert all(f"{ABSENT_DEVICE},seed={seed} failed: {ABSENT_DEVICE}" in done.stderr for seed in (0, 1))
     assert (tmp_path / "s" / "report" / "val_accuracy.png").is_file()
     outcomes = {run.name: run_dir.read_status(run)["outcome"] for run in run_dir.find_runs(tmp_path / "s")}
-    assert sorted(map(str, outcomes.values())) == ["None", "None", "ok"]
+    assert sorted(map(str, outcomes.values())) == ["None", "None", "ok", "ok"]
 
 
 def test_hydras_basic_launcher_names_each_failure_once(tmp_path: Path):
-    done = command(tmp_path, "--multirun", *SMALL, "model.name=mlp,cube", "hydra/launcher=basic", "hydra.sweep.dir=s")
+    devices = f"{ON_CPU},{ABSENT}"
+    done = command(tmp_path, "--multirun", *SMALL, devices, "hydra/launcher=basic", "hydra.sweep.dir=s")
     assert done.returncode == 1 and done.stderr.count("failed: ") == 1
+
+
+def test_unknown_names_are_refused_without_torch(tmp_path: Path):
+    done = command(tmp_path, "--multirun", "model.name=mlp,cube", PYTHONPROFILEIMPORTTIME="1")
+    assert done.returncode == 1 and "mlp_sweep: model.name=cube: must be one of mlp, linear, cnn" in done.stderr
+    assert not re.search(r"\| +torch$", done.stderr, re.M) and not list(tmp_path.iterdir())
+
+
+def test_hydras_basic_launcher_folds_relu_as_the_fused_one_does(tmp_path: Path):
+    """There a job knows nothing of the other jobs of its sweep."""
+    words = ("--multirun", "activation=relu,scaled", "activation.r=2,4", "dry_run=true", "hydra/launcher=basic")
+    done = command(tmp_path, *words)
+    assert done.returncode == 0 and done.stderr.count("relu ignores activation.r") == 1
+
+
+def test_a_saved_config_trains_again_in_a_new_directory(tmp_path: Path):
+    """By the same settings, or some of them changed; as a sweep too."""
+    assert command(tmp_path, *SMALL, "activation=scaled", "hydra.run.dir=first").returncode == 0
+    saved = ("--config-path", "first/.hydra", "--config-name", "config")
+    for words in (saved, (*saved, "seed=1"), ("--multirun", *saved, "seed=0,2")):
+        done = command(tmp_path, *words)
+        assert done.returncode == 0, done.stderr
+    again = sorted(run_dir.find_runs(tmp_path / "outputs"), key=lambda run: run.stat().st_mtime)
+    first, *others = [run_dir.read_status(run) for run in (tmp_path / "first", *again)]
+    assert sorted(other["settings"]["seed"] for other in others) == [0, 0, 1, 2]
+    assert [other["run_id"] == first["run_id"] for other in others].count(True) == 2
+    assert {run.parent.parent.relative_to(tmp_path) for run in again} <= {Path("outputs"), Path("outputs/sweeps")}
+    unknown = command(tmp_path, *saved, "epoch=3")
+    assert "epoch: no such setting (closest: epochs" in one_error_line(unknown)
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "activation/relu.yaml"])
+def test_a_config_file_that_would_be_ignored_is_refused(tmp_path: Path, name: str):
+    file = tmp_path / "mine" / name
+    file.parent.mkdir(parents=True)
+    file.write_text("epochs: 3\n")
+    for mode in ([], ["--multirun"]):
+        assert f"mine/{name}: would be ignored" in one_error_line(command(tmp_path, *mode, "--config-dir", "mine"))
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
 def test_hydras_basic_launcher_trains_the_same(tmp_path: Path):
@@ -157,10 +207,10 @@ print(len(composed))
 
 def test_the_plan_has_a_stack_a_core(tmp_path: Path):
     for cores, stacks in (("1", "7"), ("3", "3 + 2 + 2"), ("16", "1 + 1 + 1 + 1 + 1 + 1 + 1")):
-        done = command(tmp_path, "--multirun", "seed=range(7)", "dry_run=true", OMP_NUM_THREADS=cores)
+        done = command(tmp_path, "--multirun", "seed=range(7)", ON_CPU, "dry_run=true", OMP_NUM_THREADS=cores)
         assert f"trained in stacks of {stacks}\n" in done.stderr
     done = command(
-        tmp_path, "--multirun", "seed=range(7)", "matmul_precision=high", "dry_run=true", OMP_NUM_THREADS="3"
+        tmp_path, "--multirun", "seed=range(7)", ON_CPU, "matmul_precision=high", "dry_run=true", OMP_NUM_THREADS="3"
     )
     assert "trained in stacks of 7\n" in done.stderr  # its last bits depend on the number of threads
 

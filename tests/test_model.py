@@ -3,7 +3,8 @@ import torch
 from conftest import make_run
 from torch import nn
 
-from mlp_sweep import model
+from mlp_sweep import activations, model, properties
+from mlp_sweep.engines import reference
 
 
 @pytest.mark.parametrize("hidden", [[], [5], [7, 3, 9]])
@@ -50,5 +51,13 @@ def test_linear_is_the_mlp_without_hidden_units():
 
 
 def test_unknown_model_lists_the_known():
-    with pytest.raises(ValueError, match="mlp"):
-        model.build(make_run("model.name=transformer"), 12, 4)
+    for name in ("transformer", "MLP"):
+        with pytest.raises(ValueError, match="mlp, linear, cnn"):
+            make_run(f"model.name={name}")
+
+
+def test_every_registered_kind_has_its_code():
+    """What is checked without torch is what torch can build."""
+    assert set(properties.ACTIVATIONS) == set(activations.FUNCTIONS)
+    assert set(properties.MODELS) == set(model.MODELS)
+    assert set(properties.OPTIMIZERS) == set(reference.OPTIMIZERS)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import ABSENT_DEVICE
 from safetensors.numpy import load_file
 
 from mlp_sweep import events, machine, plan, record, resume, run_dir, sweep
@@ -83,10 +84,10 @@ def test_a_diverged_run_is_a_result(tmp_path: Path, runs):
 
 
 def test_one_that_fails_keeps_no_other_back(tmp_path: Path, small_run):
-    results = train(tmp_path, {"good": small_run(), "bad": small_run("model.name=transformer")})
+    results = train(tmp_path, {"good": small_run(), "bad": small_run(ABSENT_DEVICE)})
     assert results["good"].error is None and isinstance(results["bad"].error, ValueError)
     status = run_dir.read_status(tmp_path / "bad")
-    assert status["state"] == "failed" and "model.name=transformer" in status["reason"]
+    assert status["state"] == "failed" and ABSENT_DEVICE in status["reason"]
     assert "Traceback" in (tmp_path / "bad" / run_dir.LOG).read_text()
 
 

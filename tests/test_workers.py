@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SMALL
+import yaml
+from conftest import ABSENT_DEVICE, SMALL
 from test_cli import command
 
 from mlp_sweep import plan, processes, relay, run_dir, sweep, workers
@@ -82,11 +83,11 @@ def test_a_killed_worker_takes_no_other_with_it(tmp_path: Path, small_run, backe
 
 
 def test_an_error_in_a_process_is_its_runs_alone_and_told_with_where_it_was(tmp_path: Path, small_run):
-    stacks = planned(tmp_path, [small_run("model.name=transformer"), small_run()], 2)
+    stacks = planned(tmp_path, [small_run(ABSENT_DEVICE), small_run()], 2)
     results = {result.path.name: result for result in Workers(workers=2).train(stacks)}
     assert results["1"].error is None
-    assert isinstance(results["0"].error, ValueError) and "model.name=transformer" in str(results["0"].error)
-    assert "in build" in (tmp_path / "0" / run_dir.LOG).read_text()
+    assert isinstance(results["0"].error, ValueError) and ABSENT_DEVICE in str(results["0"].error)
+    assert "in find_device" in (tmp_path / "0" / run_dir.LOG).read_text()
 
 
 def test_what_processes_have_to_say_is_said_here_and_once(tmp_path: Path, small_run, capfd):
@@ -166,7 +167,7 @@ def test_only_what_has_the_same_bits_shares_cores(tmp_path: Path, small_run, mon
 def test_a_run_that_was_over_before_another_failed_is_no_failure(tmp_path: Path, small_run, monkeypatch):
     """It diverges at once; the other of its stack is stopped when a later stack, which cannot train, has failed."""
     runs = [small_run("activation=scaled", f"activation.r={r}", "epochs=3000", "fail_fast=true") for r in (1e9, 2)]
-    runs.append(small_run("model.name=transformer", "fail_fast=true"))
+    runs.append(small_run(ABSENT_DEVICE, "fail_fast=true"))
     jobs = [plan.Job(run, tmp_path / name) for run, name in zip(runs, ("over", "long", "bad"), strict=True)]
     stacks = plan.stacks(jobs, None, 2**40)
     load = workers.load_states
@@ -264,12 +265,14 @@ def test_other_launchers_train_one_run_a_job(tmp_path: Path, launcher: str):
 
 
 @pytest.mark.slow
-def test_a_sweeper_that_needs_an_objective(tmp_path: Path):
-    """Optuna hands its trials to the launcher in batches, and crashes on an objective that is not a number."""
+def test_optunas_sweeper_looks_for_the_highest_accuracy(tmp_path: Path):
+    """Without being told. It hands its trials to the launcher in batches, and crashes on an objective that is NaN."""
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     done = command(
         tmp_path, "--multirun", *SMALL, "activation=scaled", "activation.r=interval(1,100000)", "hydra/sweeper=optuna",
-        "hydra.sweeper.n_trials=4", "hydra.sweeper.n_jobs=2", "hydra.sweeper.direction=maximize", "hydra.sweep.dir=s",
+        "hydra.sweeper.n_trials=4", "hydra.sweeper.n_jobs=2", "hydra.sweep.dir=s",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert len(run_dir.find_runs(tmp_path / "s")) == 4
+    finals = [run_dir.read_status(run)["final"]["val_accuracy"] for run in run_dir.find_runs(tmp_path / "s")]
+    best = yaml.safe_load((tmp_path / "s" / "optimization_results.yaml").read_text())["best_value"]
+    assert len(finals) == 4 and best == max(final or 0.0 for final in finals) > 0

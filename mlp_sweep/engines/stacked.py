@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .. import config, model
-from ..activations import family
+from ..activations import shared
 from . import kernels
 from .graphs import Captured
 from .kernels import Members, one_thread
@@ -52,7 +52,7 @@ class StackedEngine:
         torch.exp(torch.zeros(1, dtype=dtype, device=device))
         self.products = products or kernels.choose(device, dtype)
         self.kernel = self.products.name
-        self.function = family(runs[0].activation.name)
+        self.function = shared(run.activation.name for run in runs)
         self.optimizer = runs[0].optimizer  # but for lr, of which each member has its own
         self.members = len(runs)
         self.r_M11 = self._column([run.activation.r for run in runs])
