@@ -125,17 +125,3 @@ def test_models_of_both_engines_train_side_by_side(tmp_path: Path, small_run):
     assert columns[5:] == ["grad_norm", "dead_1", "dead_2", "dead_3", "seconds"] and len(rows) == 3
     assert all(math.isfinite(figure) for row in rows for figure in row)
     assert run_dir.read_metrics(tmp_path / "linear")[0][5:] == ["grad_norm", "seconds"]
-
-
-@pytest.mark.parametrize(
-    ("loss", "dead", "diverged_at", "outcome"),
-    [
-        (2.5, [0.1, 0.9], None, "ok"),
-        (4.27, [0.1, 0.2], None, "ok"),  # has not learned yet, but nothing is dead
-        (4.27, [0.1, 0.6], None, "collapsed"),
-        (float("nan"), [float("nan")] * 2, 17, "diverged"),
-    ],
-)
-def test_outcomes(loss, dead, diverged_at, outcome):
-    last = {"epoch": 5.0, "train_loss": loss, "val_loss": loss, "dead_1": dead[0], "dead_2": dead[1]}
-    assert record.judge(last, diverged_at, 72)[0] == outcome
