@@ -1,6 +1,6 @@
 """Run directories to tidy frames: a row per run, a row per run and epoch, and what tells the runs apart.
 
-Reads files only and imports no torch, so a report can be made anew anywhere at any time.
+Reads files only and imports no torch, so a report can be made again anywhere at any time.
 """
 
 import glob
@@ -14,15 +14,13 @@ from typing import Any
 
 import pandas as pd
 
-from . import asked, run_dir
-from .config import PLACES, UNDECISIVE, WITH_SLOPE, is_number
+from . import asked, properties, run_dir
+from .config import PLACES, UNDECISIVE, is_number
+from .outcomes import ENDED, OUTCOMES, judge
 from .weights import described
 
 NOT_SETTINGS = (*UNDECISIVE, *(f"dataset.{key}" for key in PLACES))  # act through others, or only say where
-COMPLETE = ("ok", "collapsed")  # outcomes of runs that trained to their end with finite figures
-LOST = ("collapsed", "diverged")  # outcomes of runs whose training broke down
 UNFINISHED = {"running": "still running", "stopped": "stopped", "failed": "failed"}
-OUTCOMES = ("ok", "collapsed", "diverged", "failed", "stopped", "running")
 # Of the status: how a run came about.
 ABOUT = ("command", "resumed", "versions", "git_commit", "device", "threads", "engine", "kernel", "data")
 
@@ -75,6 +73,7 @@ def read(paths: list[Path]) -> Sweep:
             columns, rows = run_dir.read_metrics(folder, status)
             _check(run, columns, len(rows), folder)
             rows = _while_finite(columns, rows)
+            _judge_again(run, columns, rows)
         except ValueError as error:
             left_out.append((shown(folder), shown(error).removeprefix(f"{shown(folder)}/")))
             continue
@@ -176,12 +175,15 @@ def _run(folder: Path, status: dict[str, Any]) -> dict[str, Any]:
     data = status.get("data")
     data = data if isinstance(data, dict) else {}
     outcome = status.get("outcome") or status.get("state")
+    diverged_at = status.get("diverged_at")
     numbers = {"activation.r": run.get("activation.r"), "optimizer.lr": run.get("optimizer.lr"),
                "seed": run.get("seed"), "epochs": run.get("epochs"), "data.classes": data.get("classes"),
                "epoch": status.get("epoch")}  # fmt: skip
     for key, value in numbers.items():
         if not is_number(value):
             raise ValueError(f"status.json: {key} is {value!r:.40}, not a number to reckon with")
+    if numbers["data.classes"] < 1:
+        raise ValueError(f"status.json: data.classes is {data['classes']!r:.40}, not a number of classes")
     for key, value in {"activation.name": run.get("activation.name"), "run_id": status.get("run_id")}.items():
         if not isinstance(value, str):
             raise ValueError(f"status.json: {key} is {value!r}, not a name")
@@ -194,6 +196,7 @@ def _run(folder: Path, status: dict[str, Any]) -> dict[str, Any]:
         "path": shown(folder),
         "outcome": outcome,
         "reason": status.get("reason"),
+        "diverged_at": diverged_at if isinstance(diverged_at, int) else None,
         "epoch": int(numbers["epoch"]),
         "classes": int(numbers["data.classes"]),
         "dataset.fingerprint": str(data.get("fingerprint")),
@@ -211,10 +214,18 @@ def _check(run: dict[str, Any], columns: list[str], rows: int, folder: Path) -> 
 
 
 def _while_finite(columns: list[str], rows: list[list[float]]) -> list[list[float]]:
-    """Rows to the first without figures: those of a run that went on after it diverged say nothing more."""
+    """Rows up to the first whose loss is NaN or infinite: later ones, of a run that went on, have no figures."""
     losses = [columns.index(loss) for loss in ("train_loss", "val_loss")]
-    empty = (i for i, row in enumerate(rows) if any(math.isnan(row[loss]) for loss in losses))
+    empty = (i for i, row in enumerate(rows) if not all(math.isfinite(row[loss]) for loss in losses))
     return rows[: next(empty, len(rows)) + 1]
+
+
+def _judge_again(run: dict[str, Any], columns: list[str], rows: list[list[float]]) -> None:
+    """The outcome of a run that ended, by today's rule: its record may have been written under another."""
+    diverged_at = run.pop("diverged_at")
+    if run["outcome"] in ENDED:
+        epochs = [dict(zip(columns, row, strict=True)) for row in rows]
+        run["outcome"], run["reason"] = judge(epochs, diverged_at, run["classes"])
 
 
 def _flat(settings: dict[str, Any], above: str = "") -> dict[str, Any]:
@@ -258,12 +269,12 @@ def _labelled(runs: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
         ]
     else:
         runs["configuration"] = runs["others"]
-    order = ["scaled_last", *dict.fromkeys(["activation.name", "activation.r", *others]), "seed"]
-    runs["scaled_last"] = runs["activation.name"] != "relu"
+    order = ["with_slope", *dict.fromkeys(["activation.name", "activation.r", *others]), "seed"]
+    runs["with_slope"] = [activation(name).has_slope for name in runs["activation.name"]]
     runs = runs.sort_values(
         order, key=lambda c: c if pd.api.types.is_numeric_dtype(c) else c.map(str), ignore_index=True
     )
-    return runs.drop(columns="scaled_last"), varied
+    return runs.drop(columns="with_slope"), varied
 
 
 def _follows(runs: pd.DataFrame, column: str, varied: list[str]) -> bool:
@@ -277,8 +288,13 @@ def _follows(runs: pd.DataFrame, column: str, varied: list[str]) -> bool:
     return bool((runs[column].map(str).groupby(known).nunique() == 1).all()) if known else False
 
 
+def activation(name: str) -> properties.Activation:
+    """What is known of a record's activation: nothing, where this version does not know it."""
+    return properties.ACTIVATIONS.get(name, properties.Activation())
+
+
 def _activation(name: str, r: float) -> str:
-    return f"{name} r={r:g}" if name in WITH_SLOPE else name
+    return f"{name} r={r:g}" if activation(name).has_slope or r != 1 else name
 
 
 def _said(key: str, value: Any) -> str:

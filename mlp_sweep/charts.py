@@ -6,11 +6,13 @@ import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
@@ -20,8 +22,9 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 from matplotlib.transforms import ScaledTranslation
 
 from . import sealed
-from .aggregate import OUTCOMES, Sweep
-from .statistics import baselines
+from .aggregate import Sweep
+from .outcomes import LOST, OUTCOMES, chance_level
+from .statistics import BASELINE, baselines
 
 CURVES = {  # file name -> column, title
     "training_loss": ("train_loss", "Training loss"),
@@ -69,7 +72,8 @@ def epoch_charts(sweep: Sweep) -> Iterator[Chart]:
 def curves(sweep: Sweep, columns: list[str], title: str) -> Figure:
     """A panel per column, in it a line per configuration: the mean of its seeds, their range as a band.
 
-    A run that diverged has no figures from then on: a cross above the chart says when, the legend how many.
+    Lost runs are no part of either: each has a thin line of its own. A run that diverged has no figures from then on: a
+    cross above the chart says when, the legend how many.
     """
     set_look()
     names = sweep.configurations
@@ -78,13 +82,16 @@ def curves(sweep: Sweep, columns: list[str], title: str) -> Figure:
         1, len(columns), figsize=(8.6, 4.8), layout="constrained", sharex=True, sharey=True, squeeze=False
     )
     for ax, column in zip(axes[0], columns, strict=True):
-        _lines(ax, sweep.epochs, column, styles)
+        epochs = _drawable(sweep, column)
+        _lines(ax, epochs, column, styles)
+        for name, lost in epochs[epochs.lost].groupby("configuration"):
+            _lost_runs(ax, lost, column, styles[str(name)][0])
         _reference_line(ax, sweep.runs, column)
-        _axes(ax, sweep.epochs, column)
-        if len(columns) == 1:
-            _mark_diverged(ax, sweep, styles)
-        else:
-            ax.set_title(f"hidden layer {column[5:]}", fontsize="small", loc="left")
+        if len(columns) > 1:
+            ax.set_title(f"hidden layer {column[5:]}", fontsize="small", loc="left", pad=16)
+    _axes(list(axes[0]), sweep, columns)
+    if len(columns) == 1:
+        _mark_diverged(axes[0, 0], sweep, styles)
     axes[0, -1].legend(
         handles=_legend(sweep, columns[0], styles), loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False
     )
@@ -94,13 +101,15 @@ def curves(sweep: Sweep, columns: list[str], title: str) -> Figure:
 
 
 def multiples(sweep: Sweep, column: str, title: str) -> Figure:
-    """A panel per configuration, on one pair of axes, in grey behind each ReLU of its other settings, or the first."""
+    """A panel per configuration, all with the same axes; in grey behind each its baseline, or else the first."""
     set_look()
     names, chosen = sweep.configurations, ""
     behind = baselines(sweep.runs)
     if len(names) > MOST_PANELS:
-        last = sweep.epochs.groupby("run").tail(1).groupby("configuration").val_accuracy.mean()
-        best = set(last.sort_values(ascending=False, na_position="last").index[: MOST_PANELS - 1])
+        accuracy = _drawable(sweep, "val_accuracy")
+        last = accuracy[~accuracy.lost].groupby("run").tail(1).groupby("configuration").val_accuracy.mean()
+        last = last.reindex(names).sort_values(ascending=False, na_position="last", kind="stable")
+        best = set(last.index[: MOST_PANELS - 1])
         chosen = f"the first and the best {MOST_PANELS - 1} of {len(names)} configurations; "
         names = [name for i, name in enumerate(names) if i == 0 or name in best][:MOST_PANELS]
     across = 4
@@ -108,8 +117,10 @@ def multiples(sweep: Sweep, column: str, title: str) -> Figure:
     fig, axes = plt.subplots(
         down, across, figsize=(8.6, 1.0 + 1.55 * down), layout="constrained", sharex=True, sharey=True, squeeze=False
     )
-    seeds = sweep.epochs.groupby(["configuration", "epoch"])[column].agg(["mean", "min", "max"]).dropna()
-    lines = {str(name): line.droplevel(0) for name, line in seeds.groupby("configuration")}
+    epochs = _drawable(sweep, column)
+    means = _mean_and_range(epochs, column).groupby("configuration")
+    lines = {str(name): line.set_index("epoch") for name, line in means}
+    lost_of = dict(iter(epochs[epochs.lost].groupby("configuration")))
     for ax, name in zip(axes.flat, names, strict=False):
         base = behind.get(name, names[0])
         if base in lines:
@@ -117,19 +128,23 @@ def multiples(sweep: Sweep, column: str, title: str) -> Figure:
         if name in lines:
             ax.plot(lines[name]["mean"], color="0.2" if name == base else "C0")
             ax.fill_between(lines[name].index, lines[name]["min"], lines[name]["max"], alpha=0.25, linewidth=0)
+        if name in lost_of:
+            _lost_runs(ax, lost_of[name], column, "C3")
         _reference_line(ax, sweep.runs, column, named=False)
         lost = counts(sweep.runs[sweep.runs.configuration == name])
         ax.set_title("\n".join([_wrapped(name), *lost]), fontsize="x-small", loc="left")
     for ax in axes.flat[len(names) :]:
         ax.set_visible(False)
-    for ax in axes.flat[: len(names)]:
-        _axes(ax, sweep.epochs[sweep.epochs.configuration.isin(names)], column)
+    panels = list(axes.flat[: len(names)])
+    _axes(panels, sweep, [column])
+    for ax in panels:
         ax.set(xlabel="", ylabel="")
         ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         ax.tick_params(labelsize="x-small")
     fig.supxlabel("epoch", fontsize="small")
     fig.supylabel(AXIS[column], fontsize="small")
-    grey = "ReLU under the same other settings" if len(set(behind.values())) > 1 else behind.get(names[0], names[0])
+    grey = f"{BASELINE} under the same other settings"
+    grey = grey if len(set(behind.values())) > 1 else behind.get(names[0], names[0])
     head(fig, title, f"{subject(sweep.runs)}; {chosen}{_band(sweep.runs)}; dashed grey: {grey}")
     return fig
 
@@ -147,7 +162,8 @@ def save(fig: Figure, stem: Path) -> None:
     plt.close(fig)
 
 
-OFF_CHART = 3  # a loss so many times the 95th percentile would press all others together: it is cut, and said
+OFF_CHART = 3  # a figure so many times the usual would press all others flat: it leaves the chart, which says so
+DECADES = 50  # from the least to the most: beyond, the axis is logarithmic
 
 
 def set_look() -> None:
@@ -194,13 +210,26 @@ def _band(runs: pd.DataFrame) -> str:
     if seeds.max() == 1:
         return "one seed"
     number = f"{seeds.min()}" if seeds.min() == seeds.max() else f"{seeds.min()} to {seeds.max()}"
-    return f"mean of {number} seeds while finite, band: their range"
+    lost = "; thin lines: lost runs, which are in no mean" if runs.outcome.isin(LOST).any() else ""
+    return f"mean of {number} seeds, band: their range{lost}"
+
+
+def _drawable(sweep: Sweep, column: str) -> pd.DataFrame:
+    """The rows of all runs, with whether their run was lost; an infinite figure (a gradient's norm) has no place."""
+    epochs = sweep.epochs[["run", "configuration", "epoch", column]].replace([np.inf, -np.inf], np.nan)
+    return epochs.assign(lost=epochs.run.isin(sweep.runs.run[sweep.runs.outcome.isin(LOST)]))
+
+
+def _mean_and_range(epochs: pd.DataFrame, column: str) -> pd.DataFrame:
+    """By configuration and epoch, of the runs that were not lost."""
+    kept = epochs[~epochs.lost].groupby(["configuration", "epoch"])
+    return kept[column].agg(["mean", "min", "max"]).dropna().reset_index()
 
 
 def _lines(ax: Axes, epochs: pd.DataFrame, column: str, styles: dict[str, tuple]) -> None:
     """Means and ranges are taken here, once: seaborn would take them point by point, at a second per 100,000 rows."""
     names = list(styles)
-    seeds = epochs.groupby(["configuration", "epoch"])[column].agg(["mean", "min", "max"]).dropna().reset_index()
+    seeds = _mean_and_range(epochs, column)
     if seeds.empty:
         return
     sns.lineplot(
@@ -224,41 +253,98 @@ def _lines(ax: Axes, epochs: pd.DataFrame, column: str, styles: dict[str, tuple]
         ax.fill_between(line.epoch, line["min"], line["max"], color=styles[str(name)][0], alpha=0.18, linewidth=0)
 
 
-def _axes(ax: Axes, epochs: pd.DataFrame, column: str) -> None:
-    last = int(max(epochs.epoch.max() if len(epochs) else 0, 2))
-    ax.set_xlim(0.5, last + 0.5)
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.set_xlabel("epoch")
-    ax.set_ylabel(AXIS.get(column, "dead units"))
-    ax.grid(axis="y", color="0.9", linewidth=0.8)
-    least, most = epochs[column].min(), epochs[column].max()
-    if "accuracy" in column or column.startswith("dead_"):
-        ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
-    elif column.endswith("loss") and most > OFF_CHART * (usual := epochs[column].quantile(0.95)):
-        ax.set_ylim(top=1.15 * usual)
-        ax.annotate(f"off the chart: up to {most:,.0f}", (1, 1), xycoords="axes fraction", xytext=(-2, 4),
-                    textcoords="offset points", ha="right", fontsize="x-small", color="0.35")  # fmt: skip
-    elif least > 0 and most / least > 50:
-        ax.set_yscale("log")
-        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    if ax.get_yscale() == "linear":
-        ax.set_ylim(bottom=0, top=max(0.05, 1.05 * most) if column.startswith("dead_") and most == most else None)
+def _lost_runs(ax: Axes, epochs: pd.DataFrame, column: str, colour: Any) -> None:
+    """Each lost run as far as it has figures: one artist, with a gap between the runs."""
+    x, y = [], []
+    for _, run in epochs.groupby("run"):
+        x += [*run.epoch, np.nan]
+        y += [*run[column], np.nan]
+    ax.plot(x, y, color=colour, linewidth=0.8, alpha=0.8, marker=".", markersize=3)
+
+
+def _axes(panels: list[Axes], sweep: Sweep, columns: list[str]) -> None:
+    """The axes that all panels share, wide enough for all that is drawn in any of them.
+
+    Where a few figures would press all others flat these leave the chart, and the panels that they leave say so.
+    """
+    for ax in panels:
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.set_xlabel("epoch")
+        ax.set_ylabel(AXIS.get(columns[0], "dead units"))
+        ax.grid(axis="y", color="0.9", linewidth=0.8)
+    panels[0].set_xlim(0.5, max(sweep.epochs.epoch.max() if len(sweep.epochs) else 0, 2) + 0.5)
+    heights = [_heights(ax) for ax in panels]
+    drawn = np.concatenate(heights)
+    least, most = (drawn.min(), drawn.max()) if len(drawn) else (0.0, 1.0)
+    if "accuracy" in columns[0] or columns[0].startswith("dead_"):
+        panels[0].yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+        most = max(most, 0.05)
+    else:
+        most = min(most, _cut(sweep, columns[0]))
+    if least > 0 and most / least > DECADES:
+        for ax in panels:
+            ax.set_yscale("log")
+            ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        margin = (most / least) ** 0.05
+        bottom, top = least / margin, most * margin
+    else:
+        most = most if most > 0 else 1.0
+        bottom, top = -0.02 * most, 1.05 * most  # what lies at 0 is seen whole
+    panels[0].set_ylim(bottom, top)
+    for ax, height in zip(panels, heights, strict=True):
+        if len(height) and height.max() > top:
+            small = len(panels) > 1  # with a title where the words would stand
+            ax.annotate(f"off the chart: up to {_number(height.max())}", (1, 1), xycoords="axes fraction",
+                        xytext=(-2, -3 if small else 4), textcoords="offset points", ha="right",
+                        va="top" if small else "bottom", fontsize="xx-small" if small else "x-small", color="0.35",
+                        bbox={"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 1})  # fmt: skip
+
+
+def _cut(sweep: Sweep, column: str) -> float:
+    """The figure above which what is drawn leaves the chart: none unless lost runs or single epochs reach far above."""
+    epochs = _drawable(sweep, column)
+    kept = epochs[~epochs.lost][column]
+    usual = kept.quantile(0.95) if column.endswith("loss") else kept.max()
+    most = epochs[column].max()
+    if not most > OFF_CHART * usual > 0:  # nor where all runs were lost
+        return np.inf
+    return max(1.1 * usual, _guessing(sweep.runs, column) or 0.0)
+
+
+def _heights(ax: Axes) -> np.ndarray:
+    """The y of all points drawn in a panel."""
+    lines = [np.asarray(line.get_ydata(), float) for line in ax.lines]
+    bands = [np.asarray(path.vertices)[:, 1] for band in ax.collections for path in band.get_paths()]
+    found = np.concatenate([*lines, *bands, np.empty(0)])
+    return found[np.isfinite(found)]
+
+
+def _number(figure: float) -> str:
+    return f"{figure:,.0f}" if 10 <= figure < 1e6 else f"{figure:.3g}"
+
+
+def _guessing(runs: pd.DataFrame, column: str) -> float | None:
+    """What guessing gives, where all runs have the same number of classes."""
+    classes = runs.classes.unique()
+    if len(classes) != 1:
+        return None
+    levels = {"train_loss": chance_level(classes[0]), "train_accuracy": 1 / classes[0], "val_accuracy": 1 / classes[0]}
+    return levels.get(column)
 
 
 def _reference_line(ax: Axes, runs: pd.DataFrame, column: str, named: bool = True) -> None:
-    """What guessing gives, where all runs have the same number of classes."""
-    classes = runs.classes.unique()
-    if len(classes) != 1 or column not in ("train_loss", "train_accuracy", "val_accuracy"):
+    level = _guessing(runs, column)
+    if level is None:
         return
-    level, text = (1 / classes[0], "chance") if "accuracy" in column else (math.log(classes[0]), "ln C: guessing")
     ax.axhline(level, color="0.45", linewidth=0.9, linestyle=(0, (2, 3)), zorder=0)
     if named:
+        text = "chance" if "accuracy" in column else "ln C: guessing"
         ax.annotate(text, (1, level), xycoords=("axes fraction", "data"), xytext=(-2, 3), textcoords="offset points",
                     ha="right", fontsize="x-small", color="0.35")  # fmt: skip
 
 
 def _mark_diverged(ax: Axes, sweep: Sweep, styles: dict[str, tuple]) -> None:
-    """A cross above the chart where a run left the finite numbers, those of one epoch one above the other."""
+    """A cross above the chart where a run diverged, those of one epoch one above the other."""
     runs = sweep.runs[sweep.runs.outcome == "diverged"]
     ends = sweep.epochs[sweep.epochs.run.isin(runs.run)].groupby("run").epoch.max()
     marks = runs.assign(epoch=runs.run.map(ends)).groupby(["configuration", "epoch"], sort=False).size()
@@ -284,8 +370,8 @@ def _legend(sweep: Sweep, column: str, styles: dict[str, tuple]) -> list[Line2D]
 
 def _in_words(sweep: Sweep, column: str, title: str) -> str:
     """What a line chart shows: where each configuration's line ends."""
-    lines = sweep.epochs.dropna(subset=[column]).groupby(["configuration", "epoch"])[column].mean()
-    ends = lines.groupby("configuration").tail(1).droplevel("epoch")
+    ends = _mean_and_range(_drawable(sweep, column), column).groupby("configuration").tail(1)
+    ends = ends.set_index("configuration")["mean"]
     form = "{:.1%}" if "accuracy" in column or column.startswith("dead_") else "{:.3g}"
     said = []
     for name in sweep.configurations[:ONE_CHART]:
@@ -293,4 +379,5 @@ def _in_words(sweep: Sweep, column: str, title: str) -> str:
         said.append(", ".join([f"{name} {end}", *counts(sweep.runs[sweep.runs.configuration == name])]))
     more = len(sweep.configurations) - len(said)
     end = f"; and {more} more" if more > 0 else ""
-    return f"{title} by epoch, one line per configuration, mean of its seeds. The lines end at: {'; '.join(said)}{end}."
+    lines = "one line per configuration, the mean of its seeds that were not lost"
+    return f"{title} by epoch, {lines}. The lines end at: {'; '.join(said)}{end}."

@@ -129,7 +129,7 @@ def table(runs: "pd.DataFrame") -> dict[str, dict[str, str]]:
 
 
 def _outcomes(runs: "pd.DataFrame") -> str:
-    from .aggregate import OUTCOMES
+    from .outcomes import OUTCOMES
 
     counts = runs.outcome.value_counts()
     return ", ".join(f"{counts[outcome]} {outcome}" for outcome in OUTCOMES if outcome in counts)
@@ -146,7 +146,7 @@ def _spread(figures: "pd.Series", form: str, unit: str, deviation: bool = True) 
 
 def lost_words(runs: "pd.DataFrame") -> str:
     """Why slopes lost runs, where that follows from what a slope is, and what ReLU reached, if there is one."""
-    from .aggregate import LOST
+    from .outcomes import LOST
 
     keys = ("activation.name", "activation.r", "optimizer.name", "optimizer.weight_decay")
     runs = runs.assign(rate=[_rate(*(record.get(key) for key in keys)) for record in runs.to_dict("records")])

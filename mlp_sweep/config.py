@@ -28,7 +28,6 @@ PRECISIONS = ("highest", "high", "medium")
 ON_DIVERGENCE = ("stop", "continue")
 UNDECISIVE = ("roll", "data_dir", "dry_run", "fail_fast")  # act through other settings, or on no number at all
 PLACES = ("root", "val_root", "download", "url", "md5", "verify")  # of a data set: where pictures are, not which or how
-WITH_SLOPE = tuple(name for name, kind in ACTIVATIONS.items() if kind.has_slope)
 RESIZES = ("crop", "squash")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")  # all but nearest with antialiasing
 COLORS = ("rgb", "grey")

@@ -12,16 +12,23 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from .aggregate import OUTCOMES, Sweep, shown
+from .aggregate import Sweep, shown
 from .charts import subject
 from .findings import Finding
-from .statistics import INTERVAL, MEASURES, Comparison
+from .outcomes import EXPLODED, HALF_DEAD, LOST, NEAR_CHANCE, OUTCOMES
+from .statistics import INTERVAL, MEASURES, Comparison, covers
 
 TITLES = {"lr": "learning rate"}
 HARDWARE = {"device": "", "threads": " threads a stack"}
 MOST_SETS = 12  # of whose classes the page tells
 MOST_RUNS = 2000  # rows of the table of runs: more make a page that no phone opens; all are in runs.csv
-WORST_FIRST = ["failed", "diverged", "collapsed", "stopped", "running", "ok"]
+WORST_FIRST = ["failed", *reversed(LOST), "stopped", "running", "ok"]
+LOST_MEANS = {
+    "diverged": "a loss became NaN or infinite",
+    "exploded": f"the training loss of the last epoch is above {EXPLODED:g} times that of guessing",
+    "collapsed": f"that loss is within {NEAR_CHANCE:.0%} of guessing's, and at least {HALF_DEAD:.0%} of the units of a "
+    "hidden layer are dead",
+}
 COLUMNS = {  # measure -> head of its column, format
     "final_val_accuracy": ("Final accuracy", "{:.1%}"),
     "best_val_accuracy": ("Best accuracy", "{:.1%}"),
@@ -57,14 +64,18 @@ def render(
     drawn: list[Drawn],
     refresh: int | None = None,
 ) -> str:
-    """The page. `refresh`: seconds after which a browser is to load it anew, while a sweep runs."""
+    """The page. `refresh`: seconds after which a browser is to load it again, while a sweep runs."""
     environment = Environment(loader=PackageLoader("mlp_sweep"), autoescape=True, undefined=StrictUndefined,
                               trim_blocks=True, lstrip_blocks=True)  # fmt: skip
     outcomes = sweep.runs.outcome.value_counts()
     order = sweep.runs.assign(rank=sweep.runs.outcome.map(WORST_FIRST.index))
     listed = order.sort_values("rank", kind="stable").head(MOST_RUNS)
+    shown_pairs = [c for c in comparisons if c.measure == "final_val_accuracy"]
     return environment.get_template("report.html.j2").render(
         title=_title(sweep),
+        lost_means=LOST_MEANS,
+        covers=covers(sweep.runs),
+        unequal_epochs=sum(c.unequal_epochs for c in shown_pairs),
         outcomes=[(o, int(outcomes[o])) for o in OUTCOMES if o in outcomes],
         configurations=len(summary),
         findings=found,
@@ -73,7 +84,7 @@ def render(
         measures=[(head, MEASURES[measure]) for measure, (head, _) in COLUMNS.items()],
         heads=["Configuration", "Runs in means", *(head for head, _ in COLUMNS.values()), "Epochs to baseline", "Runs"],
         rows=[configuration_row(row) for row in summary.to_dict("records")],
-        compared=[comparison_row(c) for c in comparisons if c.measure == "final_val_accuracy"],
+        compared=[comparison_row(c) for c in shown_pairs],
         runs=listed.assign(reason=listed.reason.fillna("")).to_dict("records"),
         left_off=len(sweep.runs) - len(listed),
         left_out=sweep.left_out,
@@ -114,7 +125,8 @@ def configuration_row(row: dict[Any, Any]) -> list[Cell]:
 
 def comparison_row(c: Comparison) -> list[Cell]:
     cells = [Cell(c.configuration, c.configuration), Cell(c.baseline, c.baseline)]
-    cells.append(Cell(f"{c.pairs} of {c.pairs + c.unpaired}", c.pairs))
+    unequal = f" ({c.unequal_epochs} of unequal epochs)" if c.unequal_epochs else ""
+    cells.append(Cell(f"{c.pairs} of {c.pairs + c.unpaired}{unequal}", c.pairs))
     cells.append(_figure(100 * c.difference, 100 * c.low, 100 * c.high, "{:+.1f}"))
     if c.note:
         return [*cells, Cell("", ""), Cell(c.note, "")]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import console, machine
+from .outcomes import LOST
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,8 +53,8 @@ def predict(run: Path, pictures: list[Path], top: int, out: Path | None) -> bool
     from .predictor import load  # imports torch
 
     predictor = load(run)
-    if predictor.outcome == "collapsed":
-        console.notice("the run collapsed: it predicts next to nothing")
+    if predictor.outcome in LOST:
+        console.notice(f"the run {predictor.outcome}: its predictions are no better than guesses")
     shown: list[dict[str, str]] = []
     more, whole = 0, True
     with ExitStack() as stack:

@@ -4,6 +4,7 @@ Shapes: N pictures, B batch, C classes (or channels, in CHW), D features.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from . import config, model, run_dir, sealed, weights
 from .data import Batches
 from .data.archive import LARGEST
 from .data.decode import Rules, decode
+from .outcomes import judge
 
 CPU = torch.device("cpu")
 
@@ -79,7 +81,16 @@ def load(path: Path) -> Predictor:
         raise ValueError(f"{file}: of pictures with {len(trained_on.mean)} channels, dataset.color={rules.color}")
     features = channels * rules.image_size**2
     module = _filled(lambda: model.build(run, features, len(trained_on.classes)), file)
-    return Predictor(run, trained_on, str(status.get("outcome")), rules, module)
+    outcome = _outcome(path, status, len(trained_on.classes))
+    return Predictor(run, trained_on, outcome, rules, module)
+
+
+def _outcome(path: Path, status: dict[str, Any], classes: int) -> str:
+    """By today's rule where the figures are readable, since an older version may have recorded another outcome."""
+    with suppress(ValueError, KeyError):
+        columns, rows = run_dir.read_metrics(path, status)
+        return judge([dict(zip(columns, row, strict=True)) for row in rows], None, classes)[0]
+    return str(status.get("outcome"))
 
 
 def _run(path: Path, status: dict[str, Any]) -> config.Run:

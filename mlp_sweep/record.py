@@ -14,11 +14,9 @@ from typing import Any
 from . import console, run_dir
 from .config import decisive, one_line
 from .events import Ended, Epoch, Event, Started
+from .outcomes import judge
 from .plan import Member, Stack
 from .run_dir import RunDir, read_metrics
-
-COLLAPSED_LOSS = 0.95  # of ln C: a run that ends above it has learned next to nothing ...
-COLLAPSED_DEAD = 0.5  # ... and has collapsed if this share of some hidden layer's units is dead
 
 
 @dataclass
@@ -138,29 +136,11 @@ def _end(directory: RunDir, end: Ended) -> Result:
     columns, rows = read_metrics(directory.path, directory.status)
     epochs = [dict(zip(columns, row, strict=True)) for row in rows]
     last = epochs[-1] if epochs else {}
-    decisive = next((row for row in epochs if _empty(row)), last)
-    outcome, reason = judge(decisive, directory.status.get("diverged_at"), len(end.trained_on.classes))
+    outcome, reason = judge(epochs, directory.status.get("diverged_at"), len(end.trained_on.classes))
     directory.finish(outcome, reason, end.weights, end.trained_on, end.stateful)
     directory.log(outcome if reason is None else f"{outcome}: {reason}")
     return Result(directory.path, outcome, objective(last.get("val_accuracy")))
 
 
-def _empty(row: dict[str, float]) -> bool:
-    return math.isnan(row["train_loss"]) or math.isnan(row["val_loss"])
-
-
 def objective(val_accuracy: float | None) -> float:
     return 0.0 if val_accuracy is None or math.isnan(val_accuracy) else val_accuracy
-
-
-def judge(last: dict[str, float], diverged_at: int | None, classes: int) -> tuple[str, str | None]:
-    """(outcome, reason) of a run from its last line of metrics.csv, or its first without figures."""
-    if not last:
-        return "ok", None
-    if _empty(last):
-        return "diverged", f"loss not finite at step {diverged_at} of epoch {last['epoch']:.0f}"
-    worst = max((share for key, share in last.items() if key.startswith("dead_")), default=0.0)
-    if last["train_loss"] > COLLAPSED_LOSS * math.log(classes) and worst >= COLLAPSED_DEAD:
-        loss = last["train_loss"]
-        return "collapsed", f"training loss {loss:.2f} near ln C, {worst:.0%} of a hidden layer's units dead"
-    return "ok", None

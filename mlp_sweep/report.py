@@ -21,7 +21,7 @@ QUIET = 30  # seconds without a running run or a change after which a watched sw
 def write(paths: list[Path], out: Path, baseline: str | None = None, refresh: int | None = None) -> Path:
     """Writes report.html, the charts (PNG, SVG) and the tables (CSV) into `out`, and returns it.
 
-    ValueError: nothing to read, or no such baseline. `refresh`: seconds after which a browser loads the page anew.
+    ValueError: nothing to read, or no such baseline. `refresh`: seconds after which a browser loads the page again.
     """
     sweep = aggregate.read(paths)
     summary = statistics.summary(sweep, baseline)
@@ -43,7 +43,7 @@ def write(paths: list[Path], out: Path, baseline: str | None = None, refresh: in
         charts.save(chart.figure, out / chart.name)
         svg = page.inline_svg(out / f"{chart.name}.svg", chart.alt)
         drawn.append(page.Drawn(chart.name, chart.title, chart.alt, svg))
-    for name in {*charts.NAMES, *slope_charts.NAMES} - {chart.name for chart in drawn}:
+    for name in {*charts.NAMES, *slope_charts.names()} - {chart.name for chart in drawn}:
         for ending in ("png", "svg"):  # of a report that was made when there were other runs
             (out / f"{name}.{ending}").unlink(missing_ok=True)
     html = page.render(sweep, summary, comparisons, findings(sweep), drawn, refresh)
@@ -54,7 +54,7 @@ def write(paths: list[Path], out: Path, baseline: str | None = None, refresh: in
 def watch(paths: list[Path], out: Path, every: float, baseline: str | None = None) -> None:
     """Rewrites the report while the runs at the paths change; ends when none has been running for a while, or Ctrl-C.
 
-    The last page is written anew, so that what stays asks no browser to load it again.
+    The last page is written without a refresh, so that what stays asks no browser to load it again.
     """
     seen: object = None
     changed = time.monotonic()

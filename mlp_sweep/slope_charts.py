@@ -1,7 +1,10 @@
 """What the slope does: final accuracy and outcome against r, against the effective learning rate, and r by lr.
 
-Under vanilla SGD slope r at learning rate lr trains the hidden layers as ReLU would at lr r^2 (with weights r times as
-large to begin with), so runs of different r and lr are laid beside each other by lr r^2.
+Activations of one family (equal but for the slope) share a chart; another family has charts of its own.
+
+Where f is positively homogeneous, slope r at learning rate lr is, under SGD without weight decay, exactly slope 1 with
+the hidden layers' weights and biases times r and their learning rate times r^2, the output layer unchanged. So the runs
+for which this holds are laid beside each other by lr r^2, too; the factor r of the initial weights remains.
 """
 
 import itertools
@@ -16,35 +19,89 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, NullLocator, PercentFormatter
 
-from .aggregate import COMPLETE, LOST, Sweep
+from . import properties
+from .aggregate import Sweep, activation
 from .charts import Chart, head, line_styles, set_look, subject
-from .config import WITH_SLOPE
-from .statistics import INTERVAL, by_seed, mean_interval, measures
+from .outcomes import ENDED, LOST
+from .statistics import BASELINE, INTERVAL, by_seed, mean_interval, measures
 
-X = {"activation.r": "slope r (ReLU: r = 1)", "effective_lr": "effective learning rate of the hidden layers, lr r²"}
-NAMES = ("r_sweep", "effective_lr", "r_by_lr")
-FILL = {"ok": ("0.8", ""), "collapsed": ("#de8f05", "////"), "diverged": ("#cc78bc", "xxxx")}  # colour, hatch
+EFFECTIVE = "effective learning rate of the hidden layers, lr r²"
+CHARTS = ("r_sweep", "effective_lr", "r_by_lr")
+FILL = {  # outcome -> colour, hatch
+    "ok": ("0.8", ""),
+    "collapsed": ("#de8f05", "////"),
+    "exploded": ("#d55e00", "\\\\\\\\"),
+    "diverged": ("#cc78bc", "xxxx"),
+}
 MOST_LINES = 8
 MOST_DOTS = 400  # runs; beyond, a dot per run is a smear and a large file
 
 
+def names() -> list[str]:
+    """Of the files of all charts that any sweep can have."""
+    return [chart + _suffix(family) for family in _families() for chart in CHARTS]
+
+
+def _families() -> list[str]:
+    return list(dict.fromkeys(kind.family for kind in properties.ACTIVATIONS.values() if kind.has_slope))
+
+
+def _suffix(family: str) -> str:
+    """Of a chart's file; the family of the baseline has none."""
+    return "" if family == properties.ACTIVATIONS[BASELINE].family else f"_{family}"
+
+
 def slope_charts(sweep: Sweep) -> Iterator[Chart]:
-    """Those of the charts that the sweep has the runs for."""
+    """Those of the charts that the sweep has the runs for, family by family."""
     runs = measures(sweep)
-    runs = runs[runs["activation.name"].isin(["relu", *WITH_SLOPE]) & runs.outcome.isin([*COMPLETE, *LOST])]
-    effective = runs["optimizer.lr"] * runs["activation.r"] ** 2
-    runs = runs.assign(effective_lr=effective.map(lambda lr: float(f"{lr:.9g}")))  # 0.001 * 3^2 is 0.009
+    runs = runs[runs.outcome.isin(ENDED) & (runs["activation.r"] > 0)]  # on logarithmic axes
+    families = pd.Series([activation(name).family for name in runs["activation.name"]], runs.index, dtype=str)
+    for family in _families():
+        yield from _charts_of(runs[families == family], family, sweep.varied)
+
+
+def _charts_of(runs: pd.DataFrame, family: str, varied: list[str]) -> Iterator[Chart]:
     if runs["activation.r"].nunique() < 2:
         return
-    title = "Final validation accuracy against the slope"
-    yield Chart("r_sweep", title, against(runs, "activation.r", title), _in_words(runs, "activation.r", title))
+    suffix = _suffix(family)
+    which = f" ({family})" if suffix else ""
+    title = f"Final validation accuracy against the slope{which}"
+    figure = against(runs, "activation.r", title)
+    yield Chart("r_sweep" + suffix, title, figure, _in_words(runs, "activation.r", title))
     if runs["optimizer.lr"].nunique() < 2:
         return
-    title = "Final validation accuracy against the effective learning rate"
-    yield Chart("effective_lr", title, against(runs, "effective_lr", title), _in_words(runs, "effective_lr", title))
-    if not [c for c in sweep.varied if not c.startswith("activation.") and c != "optimizer.lr"]:
-        title = "Final validation accuracy by slope and learning rate"
-        yield Chart("r_by_lr", title, heat_map(runs, title), _in_words(runs, "configuration", title))
+    lawful = runs[_law_holds(runs) & (runs["optimizer.lr"] > 0)]
+    if lawful["optimizer.lr"].nunique() > 1 and lawful["activation.r"].nunique() > 1:
+        effective = lawful["optimizer.lr"] * lawful["activation.r"] ** 2
+        lawful = lawful.assign(effective_lr=effective.map(lambda lr: float(f"{lr:.9g}")))  # 0.001 * 3^2 is 0.009
+        title = f"Final validation accuracy against the effective learning rate{which}"
+        figure = against(lawful, "effective_lr", title)
+        yield Chart("effective_lr" + suffix, title, figure, _in_words(lawful, "effective_lr", title))
+    if not [c for c in varied if not c.startswith("activation.") and c != "optimizer.lr"]:
+        title = f"Final validation accuracy by slope and learning rate{which}"
+        figure = heat_map(runs, title)
+        yield Chart("r_by_lr" + suffix, title, figure, _in_words(runs, "configuration", title))
+
+
+def _law_holds(runs: pd.DataFrame) -> pd.Series:
+    """Whether a run's slope acts as a learning rate of lr r^2 on its hidden layers."""
+    sgd = {name for name, optimizer in properties.OPTIMIZERS.items() if optimizer.is_sgd}
+    optimizers = runs.get("optimizer.name", pd.Series("", runs.index)).map(str)
+    decay = pd.to_numeric(runs.get("optimizer.weight_decay", pd.Series(0.0, runs.index)), errors="coerce")
+    return pd.Series(
+        [
+            activation(name).positively_homogeneous and optimizer in sgd and wd == 0
+            for name, optimizer, wd in zip(runs["activation.name"], optimizers, decay, strict=True)
+        ],
+        runs.index,
+        dtype=bool,
+    )
+
+
+def _slope_label(runs: pd.DataFrame) -> str:
+    """What the axis says; an activation without a slope stands at 1."""
+    fixed = [name for name in runs["activation.name"].unique() if not activation(name).has_slope]
+    return f"slope r ({', '.join(fixed)}: r = 1)" if fixed else "slope r"
 
 
 def against(runs: pd.DataFrame, x: str, title: str) -> Figure:
@@ -64,19 +121,21 @@ def against(runs: pd.DataFrame, x: str, title: str) -> Figure:
     for others, group in runs.groupby("others", sort=False):
         intervals += _means(top, group, x, *styles[str(others)], label=str(others))
     if len(groups) == 1:
-        _relu_line(top, runs)
+        _fixed_line(top, runs)
     if len(groups) == 1 or x == "effective_lr":
         _lost_regions(top, runs, x)
     classes = runs.classes.unique()
-    if len(classes) == 1:
-        top.axhline(1 / classes[0], color="0.45", linewidth=0.9, linestyle=(0, (2, 3)), zorder=0)
-        top.annotate("chance", (0, 1 / classes[0]), xycoords=("axes fraction", "data"), xytext=(3, 3),
+    chance = 1 / classes[0] if len(classes) == 1 else 0.0
+    if chance:
+        top.axhline(chance, color="0.45", linewidth=0.9, linestyle=(0, (2, 3)), zorder=0)
+        top.annotate("chance", (0, chance), xycoords=("axes fraction", "data"), xytext=(3, 3),
                      textcoords="offset points", fontsize="x-small", color="0.35")  # fmt: skip
     _outcome_bars(bottom, runs, x)
-    best = runs.final_val_accuracy.max()
-    upper = max((end for end in intervals if end == end), default=best)
-    top.set(ylabel="validation accuracy", ylim=(0, 1.15 * min(upper, 2 * best) if best > 0 else 1))
-    if upper > 2.3 * best:  # two seeds have an interval that would press all else flat
+    best = max(chance, runs.final_val_accuracy.fillna(0).max())
+    upper = max([best, *intervals])
+    limit = 1.1 * min(upper, 2 * best) if best > 0 else 1.0  # few seeds have intervals that would press all else flat
+    top.set(ylabel="validation accuracy", ylim=(-0.02 * limit, limit))
+    if upper > limit or min([0.0, *intervals]) < -0.02 * limit:
         note += "intervals that leave the chart are cut; "
     top.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
     top.grid(axis="y", color="0.9", linewidth=0.8)
@@ -85,12 +144,12 @@ def against(runs: pd.DataFrame, x: str, title: str) -> Figure:
     _log_axis(bottom, runs, x)
     dots = "dots: seeds; " if len(runs) <= MOST_DOTS else ""
     below = "; below: runs of all lines" if len(groups) > 1 else ""
-    head(fig, title, f"{subject(runs)}; {note}{dots}bars: {INTERVAL}; means cover runs trained to their end{below}")
+    head(fig, title, f"{subject(runs)}; {note}{dots}bars: {INTERVAL}; means cover runs that ended ok{_kept(x)}{below}")
     return fig
 
 
 def heat_map(runs: pd.DataFrame, title: str) -> Figure:
-    """A cell per r and lr: mean final accuracy of the runs trained to their end, and how many were lost."""
+    """A cell per r and lr: mean final accuracy of the runs that ended ok, and how many were lost."""
     set_look()
     cells = runs.groupby(["activation.r", "optimizer.lr"])
     mean = cells.final_val_accuracy.mean().unstack().sort_index(ascending=False)
@@ -113,16 +172,20 @@ def heat_map(runs: pd.DataFrame, title: str) -> Figure:
     for row, column in gone:  # a cell without a mean is drawn by no colour map: name it on the ground
         ax.text(column + 0.5, row + 0.5, words[row][column] if few else "×", ha="center", va="center",
                 fontsize="x-small", color="0.2")  # fmt: skip
-    ax.set(xlabel="learning rate lr", ylabel="slope r (ReLU: r = 1)")
+    ax.set(xlabel="learning rate lr", ylabel=_slope_label(runs))
     ax.set_xticklabels([f"{v:g}" for v in mean.columns], rotation=0)
     ax.set_yticklabels([f"{v:g}" for v in mean.index], rotation=0)
-    head(fig, title, f"{subject(runs)}; mean over the seeds trained to their end; grey: none was; "
-                     "lost: diverged or collapsed")  # fmt: skip
+    head(fig, title, f"{subject(runs)}; mean over the seeds that ended ok; grey: none did; lost: {', '.join(LOST)}")
     return fig
 
 
+def _kept(x: str) -> str:
+    """What a shared place on the axis does not make equal."""
+    return "; at equal lr r² the initial hidden weights and biases still differ by r" if x == "effective_lr" else ""
+
+
 def _means(ax: Axes, runs: pd.DataFrame, x: str, colour: tuple, dash: tuple, marker: str, label: str) -> list[float]:
-    """Draws a group's line; returns the upper ends of its intervals."""
+    """Draws a group's line; returns the ends of its intervals."""
     at = []
     for value, group in runs.groupby(x):
         mean, low, high = mean_interval(by_seed(group, "final_val_accuracy"))
@@ -133,18 +196,20 @@ def _means(ax: Axes, runs: pd.DataFrame, x: str, colour: tuple, dash: tuple, mar
     spread = np.nan_to_num([below, above])
     ax.errorbar(xs, means, yerr=spread, color=colour, marker=marker, markersize=6, markeredgecolor="white",
                 linestyle=(0, dash) if dash else "-", capsize=3, label=label)  # fmt: skip
-    return (means + spread[1]).tolist()
+    return [end for end in (*(means + spread[1]), *(means - spread[0])) if end == end]
 
 
-def _relu_line(ax: Axes, runs: pd.DataFrame) -> None:
-    relu = runs[runs["activation.name"] == "relu"]
-    mean, low, high = mean_interval(by_seed(relu, "final_val_accuracy"))
+def _fixed_line(ax: Axes, runs: pd.DataFrame) -> None:
+    """The mean of the activation without a slope, across the chart."""
+    fixed = runs[[not activation(name).has_slope for name in runs["activation.name"]]]
+    mean, low, high = mean_interval(by_seed(fixed, "final_val_accuracy"))
     if np.isnan(mean):
         return
     ax.axhline(mean, color="0.25", linewidth=1, linestyle=(0, (6, 3)), zorder=1)
     if not np.isnan(low):
         ax.axhspan(low, high, color="0.25", alpha=0.1, linewidth=0, zorder=0)
-    ax.annotate("ReLU", (1, mean), xycoords=("axes fraction", "data"), xytext=(-2, 3), textcoords="offset points",
+    name = str(fixed["activation.name"].iloc[0])
+    ax.annotate(name, (1, mean), xycoords=("axes fraction", "data"), xytext=(-2, 3), textcoords="offset points",
                 ha="right", fontsize="x-small", color="0.25")  # fmt: skip
 
 
@@ -196,7 +261,7 @@ def _log_axis(ax: Axes, runs: pd.DataFrame, x: str) -> None:
     """Ticks at the values themselves; under each r also its effective learning rate, where lr is the same for all."""
     ticks, rates = np.sort(runs[x].unique()), runs["optimizer.lr"].unique()
     ax.set_xscale("log")
-    ax.set_xlabel(X[x])
+    ax.set_xlabel(_slope_label(runs) if x == "activation.r" else EFFECTIVE)
     form = FuncFormatter(lambda value, _: f"{value:.4g}")
     if len(ticks) <= 12:
         room = np.log(ticks[-1] / ticks[0]) / 12  # what a label takes of the axis
@@ -205,9 +270,9 @@ def _log_axis(ax: Axes, runs: pd.DataFrame, x: str) -> None:
             kept += [tick] if np.log(tick / kept[-1]) >= room else []
         ax.set_xticks(kept)
         ax.xaxis.set_minor_locator(NullLocator())
-        if x == "activation.r" and len(rates) == 1:
+        if x == "activation.r" and len(rates) == 1 and _law_holds(runs).all():
             form = FuncFormatter(lambda r, _: f"{r:.4g}\n{rates[0] * r * r:.3g}")
-            ax.set_xlabel("slope r (ReLU: r = 1), and below it the effective learning rate of the hidden layers, lr r²")
+            ax.set_xlabel(f"{_slope_label(runs)}, and below it the {EFFECTIVE}")
     ax.xaxis.set_major_formatter(form)
 
 
@@ -215,7 +280,7 @@ def _in_words(runs: pd.DataFrame, x: str, title: str) -> str:
     said = []
     for (others, value), group in runs.groupby(["others", x], sort=x != "configuration"):
         mean, lost = group.final_val_accuracy.mean(), int(group.outcome.isin(LOST).sum())
-        figure = "none trained to its end" if np.isnan(mean) else f"{mean:.1%}"
+        figure = "none ended ok" if np.isnan(mean) else f"{mean:.1%}"
         sign = {"activation.r": "r", "effective_lr": "lr r²"}.get(x)
         name = ", ".join(filter(None, [str(others), f"{sign} = {value:g}"])) if sign else str(value)
         said.append(f"{name}: {figure}, {lost} of {len(group)} lost")

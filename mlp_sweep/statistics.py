@@ -1,7 +1,7 @@
 """What a sweep's figures say of its configurations, and how far they can be trusted.
 
-Seeds are the replicates. Means cover the runs that trained to their end with finite figures (ok, collapsed), and the
-counts beside them say how many of how many those are: a diverged run has no final figure, and is never averaged away.
+Seeds are the replicates. Means cover the runs that ended ok, and the counts beside them say how many of how many those
+are. The runs of a configuration that lost some are its survivors: their mean is shown, and no test is made of it.
 """
 
 import itertools
@@ -13,14 +13,16 @@ import numpy as np
 import pandas as pd
 from scipy import special, stats
 
-from .aggregate import COMPLETE, LOST, OUTCOMES, Sweep
+from .aggregate import Sweep
+from .outcomes import ENDED, LOST, OUTCOMES
 
 CONFIDENCE = 0.95
-LEAST_PAIRS = 3  # below, a t test has one degree of freedom or none
+BASELINE = "relu"  # the activation that others are compared with unless another is named
+LEAST_PAIRS = 3  # seeds, or pairs of them: below, there is neither an interval nor a test
 TOO_FEW = "too few seeds to say"
 INTERVAL = f"{CONFIDENCE:.0%} t interval of the mean over seeds"
 
-MEASURES = {  # of a complete run -> what it is, in words
+MEASURES = {  # of a run that ended ok -> what it is, in words
     "final_val_accuracy": "validation accuracy after the last epoch",
     "best_val_accuracy": "best validation accuracy of any epoch",
     "val_accuracy_area": "area under the validation accuracy curve, per epoch (trapezoid rule)",
@@ -40,7 +42,8 @@ class Comparison:
     configuration: str
     baseline: str
     pairs: int  # seeds with a figure on both sides
-    unpaired: int  # seeds with a figure on one side or none: lost, failed, running or not run
+    unpaired: int  # seeds without a pair of figures: lost, failed, running, not run, or of unequal epochs
+    unequal_epochs: int  # those of them that ended ok on both sides, after different numbers of epochs
     difference: float
     low: float
     high: float
@@ -51,7 +54,7 @@ class Comparison:
 
 
 def measures(sweep: Sweep) -> pd.DataFrame:
-    """The runs, with a column for each of MEASURES: missing where a run did not get to its end with finite figures."""
+    """The runs, with a column for each of MEASURES: missing where a run did not end ok."""
     epochs = sweep.epochs
     by_run = epochs.groupby("run")
     last = epochs.groupby("run").tail(1).set_index("run")
@@ -71,18 +74,33 @@ def measures(sweep: Sweep) -> pd.DataFrame:
         }
     )
     runs = sweep.runs.join(measured, on="run")
-    runs.loc[~runs.outcome.isin(COMPLETE), list(MEASURES)] = np.nan
+    runs.loc[runs.outcome != "ok", list(MEASURES)] = np.nan
     return runs
 
 
+def covers(runs: pd.DataFrame) -> str:
+    """What the intervals and tests over seeds cover, in words: the variation of what differs between the seeds."""
+    draws = runs["data_seed"].map(str) if "data_seed" in runs else pd.Series("", index=runs.index)
+    several = runs.groupby("configuration").seed.nunique() > 1
+    varied = (draws.groupby(runs["configuration"]).nunique() > 1)[several]
+    if not varied.any():
+        return (
+            "They cover the variation over initial weights only: the runs of a configuration share data_seed, and so "
+            "the order of the batches, the split and the choice of classes. For other orders and other classes they "
+            "were found to be 5 to 15 times too narrow; with 'data_seed=${seed}' these vary too."
+        )
+    some = "" if varied.all() else " in some configurations; in the others that over initial weights only"
+    return f"They cover the variation over initial weights, order of the batches and choice of classes{some}."
+
+
 def mean_interval(figures: pd.Series | np.ndarray) -> tuple[float, float, float]:
-    """(mean, low, high) of the figures there are, with the 95 % t interval; no interval for fewer than two."""
+    """(mean, low, high) of the figures there are, with the 95 % t interval; no interval below LEAST_PAIRS of them."""
     values = np.asarray(figures, dtype=float)
     values = values[~np.isnan(values)]
     n = len(values)
-    if n < 2:
-        return float(values[0]) if n else np.nan, np.nan, np.nan
-    mean = float(values.mean())
+    mean = float(values.mean()) if n else np.nan
+    if n < LEAST_PAIRS:
+        return mean, np.nan, np.nan
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * values.std(ddof=1) / np.sqrt(n))
     return mean, mean - half, mean + half
 
@@ -104,12 +122,12 @@ def summary(sweep: Sweep, baseline: str | None = None) -> pd.DataFrame:
         row = {"configuration": name} | {key: group[key].iloc[0] for key in sweep.varied}
         row |= {"seeds": group.seed.nunique(), "runs": len(group)}
         row |= {outcome: int(counts.get(outcome, 0)) for outcome in OUTCOMES}
-        row["in_means"] = int(group.outcome.isin(COMPLETE).sum())
-        row["ended"] = int(group.outcome.isin([*COMPLETE, *LOST]).sum())
+        row["in_means"] = int((group.outcome == "ok").sum())
+        row["ended"] = int(group.outcome.isin(ENDED).sum())
         for measure in MEASURES:
             row[measure], row[f"{measure}_low"], row[f"{measure}_high"] = mean_interval(by_seed(group, measure))
         target = by_seed(runs[runs.configuration == base.get(str(name))], "final_val_accuracy").mean()
-        ended = group.run[group.outcome.isin([*COMPLETE, *LOST])]
+        ended = group.run[group.outcome.isin(ENDED)]
         rows.append(row | _epochs_to(target, sweep.epochs, ended))
     return pd.DataFrame(rows)
 
@@ -131,7 +149,7 @@ def baselines(runs: pd.DataFrame, baseline: str | None = None) -> dict[str, str]
     `baseline` names an activation ("relu", "scaled r=2"; relu unless given), or one configuration for all.
     ValueError where a name given is neither.
     """
-    wanted = baseline or "relu"
+    wanted = baseline or BASELINE
     known = runs[["configuration", "activation", "others"]].drop_duplicates("configuration")
     if wanted in set(known.activation):
         at = known[known.activation == wanted].set_index("others").configuration
@@ -146,26 +164,55 @@ def baselines(runs: pd.DataFrame, baseline: str | None = None) -> dict[str, str]
 def compare(
     runs: pd.DataFrame, pairs: Iterable[tuple[str, str]], columns: tuple[str, ...] = COMPARED
 ) -> list[Comparison]:
-    """Each (configuration, baseline), the one less the other, by measure; Holm's correction is over those of one."""
+    """Each (configuration, baseline), the one less the other, by measure; Holm's correction is over those of one.
+
+    Seeds whose runs trained for different numbers of epochs are left out; where a side lost runs there is no test.
+    """
     groups = {str(name): group for name, group in runs.groupby("configuration", sort=False)}
     pairs = [(name, base) for name, base in pairs if name != base]
+    epochs = {name: _epochs_by_seed(groups[name]) for name in itertools.chain(*pairs)}
+    survivors = {(name, base): _survivors(groups[name], groups[base]) for name, base in pairs}
     compared = []
     for measure in columns:
         figures = {name: by_seed(groups[name], measure) for name in itertools.chain(*pairs)}
-        tested = [Comparison(measure, name, base, **paired(figures[name], figures[base])) for name, base in pairs]
+        tested = []
+        for name, base in pairs:
+            both = figures[name].notna() & figures[base].reindex(figures[name].index).notna()
+            unequal = both & (epochs[name] != epochs[base].reindex(figures[name].index))
+            row = paired(figures[name].mask(unequal), figures[base], survivors[name, base])
+            tested.append(Comparison(measure, name, base, unequal_epochs=int(unequal.sum()), **row))
         for comparison, p in zip(tested, holm([c.p_uncorrected for c in tested]), strict=True):
             comparison.p = p
         compared += tested
     return compared
 
 
-def paired(figures: pd.Series, base: pd.Series) -> dict[str, Any]:
-    """Two configurations' figures by seed, compared on the seeds that have both: the fields of a Comparison."""
+def _epochs_by_seed(runs: pd.DataFrame) -> pd.Series:
+    """The epochs that a seed's runs trained for; missing, and so equal to no other, where they differ."""
+    epochs = runs.groupby("seed").epoch
+    return epochs.max().where(epochs.nunique() == 1)
+
+
+def _survivors(runs: pd.DataFrame, base: pd.DataFrame) -> str:
+    """Why a comparison of what is left of two configurations is none, where one of them lost runs."""
+    lost, base_lost = (int(side.outcome.isin(LOST).sum()) for side in (runs, base))
+    if not lost and not base_lost:
+        return ""
+    return f"no test: {lost} of {len(runs)} runs lost, {base_lost} of {len(base)} of the baseline"
+
+
+def paired(figures: pd.Series, base: pd.Series, no_test: str = "") -> dict[str, Any]:
+    """Two configurations' figures by seed, compared on the seeds that have both: the fields of a Comparison.
+
+    `no_test`: why the difference alone is given.
+    """
     both = pd.concat([figures, base], axis=1, keys=["a", "b"])
     differences = (both.a - both.b).dropna().to_numpy()
     n = len(differences)
     mean, low, high = mean_interval(differences)
     row = {"pairs": n, "unpaired": len(both) - n, "difference": mean, "low": low, "high": high}
+    if no_test:
+        return row | {"low": np.nan, "high": np.nan, "note": no_test}
     if n < LEAST_PAIRS:
         return row | {"note": TOO_FEW + (f": {len(both) - n} of {len(both)} have no pair" if n < len(both) else "")}
     spread = differences.std(ddof=1)

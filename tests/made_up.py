@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,13 @@ from typing import Any
 import numpy as np
 
 from mlp_sweep import weights
+from mlp_sweep.outcomes import ENDED
+from mlp_sweep.properties import Activation
 from mlp_sweep.run_dir import WEIGHTS
 from mlp_sweep.weights import TrainedOn
 
 NAN = float("nan")
+LEAKY = Activation(has_slope=True, positively_homogeneous=True, family="leaky")  # a second activation with a slope
 
 
 def write_run(
@@ -31,12 +35,18 @@ def write_run(
     settings: dict[str, Any] | None = None,
     names: Sequence[str] | None = None,
 ) -> Path:
-    """One run, meant for 4 epochs unless set. A diverged one gets a last row of NaN after the figures given.
+    """One run, meant for 4 epochs unless set. A diverged one gets a last row of NaN after the figures given; one that
+    exploded or collapsed has a last training loss (and dead units) as such a run has.
 
     names: of the classes, n00000000 and on; without them the run has no weights.
     """
     train_loss = [2.0 / (epoch + 1) for epoch in range(len(val_accuracy))] if train_loss is None else train_loss
     columns = columns or {}
+    if outcome == "exploded":
+        train_loss = [*train_loss[:-1], 1e6]
+    if outcome == "collapsed":
+        train_loss = [*train_loss[:-1], math.log(10)]
+        columns = columns or {"dead_1": [0.6] * len(train_loss)}
     rows = [
         [epoch, loss, accuracy, loss, accuracy, *extra, 0.5]
         for epoch, (loss, accuracy, *extra) in enumerate(
@@ -58,7 +68,7 @@ def write_run(
         "roll": 62, "seed": seed, "data_seed": 0, "epochs": 4, "batch_size": 64, "device": "auto",
         "matmul_precision": "highest", "engine": "auto", "data_dir": "data",
     } | (settings or {})  # fmt: skip
-    ended = outcome in ("ok", "collapsed", "diverged")
+    ended = outcome in ENDED
     record = {
         "state": "finished" if ended else outcome,
         "outcome": outcome if ended else None,

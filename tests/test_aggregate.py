@@ -6,9 +6,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from made_up import NAN, write_run
+from made_up import LEAKY, NAN, write_run
 
-from mlp_sweep import aggregate, asked, run_dir
+from mlp_sweep import aggregate, asked, properties, run_dir
 
 
 def test_only_settings_that_differ_become_labels(tmp_path: Path):
@@ -134,6 +134,9 @@ def _damage(folder: Path, how: str) -> str:
         case "lr is a word":
             rewrite(settings=record["settings"] | {"optimizer": {"name": "sgd", "lr": "high"}})
             return "optimizer.lr is 'high', not a number"
+        case "no classes":
+            rewrite(data=record["data"] | {"classes": 0})
+            return "data.classes is 0, not a number of classes"
         case "no activation":
             rewrite(settings=record["settings"] | {"activation": {"r": 1.0}})
             return "activation.name is None, not a name"
@@ -146,6 +149,7 @@ def _damage(folder: Path, how: str) -> str:
     "no metrics", "empty metrics", "foreign metrics", "truncated metrics", "cut in a row", "no losses", "short row",
     "words for numbers", "an epoch twice", "bytes for text", "status is no JSON", "status nested without end",
     "status is a list", "no settings", "foreign outcome", "lr is a word", "no activation", "no data",
+    "no classes",
 ])  # fmt: skip
 def test_what_cannot_be_read_is_named_with_its_reason_and_the_rest_is_read(tmp_path: Path, how: str):
     write_run(tmp_path / "good")
@@ -243,3 +247,52 @@ def test_a_run_that_diverged_before_its_first_epoch_ended_and_one_of_no_epochs(t
     write_run(tmp_path / "b", val_accuracy=[], settings={"epochs": 0})
     sweep = aggregate.read([tmp_path])
     assert len(sweep.runs) == 2 and len(sweep.epochs) == 1
+
+
+@pytest.mark.parametrize("columns, other", [
+    ({"dead_1": [0.0, 0.5]}, {"dead_2": [0.0, 0.5]}),
+    ({"dead_1": [0.0, 0.5]}, {}),
+    ({}, {"dead_1": [0.0, 0.5]}),
+    ({"dead_1": [0.0, 0.5], "dead_2": [0.1, 0.2]}, {"dead_2": [0.1, 0.2], "dead_1": [0.0, 0.5]}),
+])  # fmt: skip
+def test_equal_settings_with_other_columns_are_not_the_same(tmp_path: Path, columns: dict, other: dict):
+    write_run(tmp_path / "a", columns=columns)
+    write_run(tmp_path / "b", columns=other)
+    sweep = aggregate.read([tmp_path])
+    assert not sweep.copies and [path for path, _ in sweep.left_out] == [str(tmp_path / "b")]
+
+
+@pytest.mark.parametrize("stored", [
+    ("collapsed", "training loss 10503983296.00 near ln C, 60% of a hidden layer's units dead"),
+    ("ok", None), ("diverged", "loss not finite"),
+])  # fmt: skip
+def test_an_older_records_outcome_is_judged_again(tmp_path: Path, stored: tuple[str, str | None]):
+    status = {"outcome": stored[0], "reason": stored[1]}
+    write_run(tmp_path / "a", train_loss=[2.0, 10503983296.0], columns={"dead_1": [0.6, 0.6]}, status=status)
+    [run] = aggregate.read([tmp_path]).runs.to_dict("records")
+    assert run["outcome"] == "exploded" and "1.1e+10" in run["reason"] and "near" not in run["reason"]
+
+
+def test_what_was_called_ok_and_has_no_finite_loss_diverged(tmp_path: Path):
+    write_run(tmp_path / "a", train_loss=[2.0, NAN], status={"diverged_at": 7})
+    write_run(tmp_path / "b", seed=1, train_loss=[2.0, float("inf"), 2.0], val_accuracy=[0.1] * 3)
+    sweep = aggregate.read([tmp_path])
+    assert sweep.runs.outcome.tolist() == ["diverged"] * 2 and sweep.epochs.epoch.tolist() == [1, 2, 1, 2]
+    assert sweep.runs.reason[0] == "a loss became NaN or infinite at step 7 of epoch 2"
+
+
+@pytest.mark.parametrize("state", ["running", "stopped", "failed"])
+def test_a_run_that_has_not_ended_is_not_judged(tmp_path: Path, state: str):
+    write_run(tmp_path / "a", train_loss=[2.0, 1e18], outcome=state)
+    [run] = aggregate.read([tmp_path]).runs.to_dict("records")
+    assert run["outcome"] == state and run["reason"] == f"made up to be {state}"
+
+
+def test_the_label_of_an_activation_has_its_slope_by_its_properties(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(properties.ACTIVATIONS, "leaky", LEAKY)
+    write_run(tmp_path / "a", "leaky", 2.0)
+    write_run(tmp_path / "b", "leaky", 1.0)
+    write_run(tmp_path / "c")
+    write_run(tmp_path / "d", "unknown here", 3.0)
+    names = ["relu", "unknown here r=3", "leaky r=1", "leaky r=2"]
+    assert aggregate.read([tmp_path]).configurations == names

@@ -2,17 +2,24 @@
 
 import itertools
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from made_up import NAN, write_run, write_sweep
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from made_up import LEAKY, NAN, write_run, write_sweep
+from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 
-from mlp_sweep import aggregate, charts, slope_charts
+from mlp_sweep import aggregate, charts, page, properties, slope_charts
 from mlp_sweep.aggregate import Sweep
 from mlp_sweep.charts import Chart
+from mlp_sweep.outcomes import LOST, OUTCOMES
 from mlp_sweep.statistics import mean_interval
 
 
@@ -91,7 +98,7 @@ def test_recorded_diagnostics_are_drawn_and_others_are_not(tmp_path: Path, sweep
 def test_the_slope_chart_marks_relu_and_where_runs_were_lost(sweep: Sweep):
     figure = _all(sweep)["r_sweep"].figure
     top, bottom = figure.axes
-    assert {"ReLU", "chance", "most diverged"} <= {text.get_text() for text in top.texts}
+    assert {"relu", "chance", "most diverged"} <= {text.get_text() for text in top.texts}
     diverged = to_rgb(slope_charts.FILL["diverged"][0])
     bars = [p for p in bottom.patches if to_rgb(p.get_facecolor()) == pytest.approx(diverged)]
     assert [bar.get_height() for bar in bars] == [0, 0.5, 1]  # pyright: ignore[reportAttributeAccessIssue]
@@ -111,7 +118,7 @@ def test_every_chart_says_in_words_where_its_lines_end(sweep: Sweep):
     drawn = _all(sweep)
     assert "relu 40.0%" in drawn["val_accuracy"].alt
     assert "scaled r=62 no figure, 2 of 2 diverged" in drawn["val_accuracy"].alt
-    assert "62: none trained to its end, 2 of 2 lost" in drawn["r_sweep"].alt
+    assert "62: none ended ok, 2 of 2 lost" in drawn["r_sweep"].alt
 
 
 def test_dollars_in_a_name_are_no_formula(tmp_path: Path):
@@ -157,7 +164,7 @@ def test_equal_effective_learning_rates_are_one(tmp_path: Path):
         write_run(tmp_path / f"relu {seed}", seed=seed, lr=0.009)
         write_run(tmp_path / f"scaled {seed}", "scaled", 3.0, seed, lr=0.001, outcome="diverged", val_accuracy=[])
     figure = _all(aggregate.read([tmp_path]))["effective_lr"].figure
-    assert sorted(bar.get_height() for bar in figure.axes[1].patches) == [0, 0.5, 0.5]  # pyright: ignore[reportAttributeAccessIssue]
+    assert sorted(bar.get_height() for bar in figure.axes[1].patches) == [0, 0, 0.5, 0.5]  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_intervals_end_within_the_chart(tmp_path: Path):
@@ -174,3 +181,156 @@ def test_runs_without_a_figure_make_charts_all_the_same(tmp_path: Path):
     for chart in _all(aggregate.read([tmp_path])).values():
         charts.save(chart.figure, tmp_path / chart.name)
         assert (tmp_path / f"{chart.name}.png").stat().st_size > 1000
+
+
+def points(ax: Axes) -> np.ndarray:
+    """All (x, y) drawn in the coordinates of the data: lines, bands, error bars, dots and bars."""
+    found: list[np.ndarray] = [np.empty((0, 2))]
+    for line in ax.lines:
+        if line.get_transform() == ax.transData:
+            found.append(np.column_stack([np.asarray(line.get_xdata(), float), np.asarray(line.get_ydata(), float)]))
+        elif line.get_transform() == ax.get_yaxis_transform():  # across the whole chart
+            found.append(np.column_stack([np.full(2, np.mean(ax.get_xlim())), np.asarray(line.get_ydata(), float)]))
+    for drawn in ax.collections:
+        offsets = np.asarray(drawn.get_offsets(), float)
+        if drawn.get_offset_transform() == ax.transData and offsets.any():
+            found.append(offsets)
+        else:
+            found += [np.asarray(path.vertices, float) for path in drawn.get_paths()]
+    for patch in ax.patches:
+        if patch.get_transform().contains_branch(ax.transData):
+            found.append(np.asarray(patch.get_extents().transformed(ax.transData.inverted()).get_points()))
+    whole = np.concatenate(found)
+    return whole[np.isfinite(whole).all(1)]
+
+
+def outside(ax: Axes) -> np.ndarray:
+    """The points beyond the axes, by more than rounding, in the axes' own coordinates."""
+    ax.get_xlim()  # by which the transforms learn of limits that are not set yet
+    ax.get_ylim()
+    xy = ax.transAxes.inverted().transform(ax.transData.transform(points(ax)))
+    return xy[((xy < -1e-6) | (xy > 1 + 1e-6)).any(1)]
+
+
+def words(figure: Figure) -> str:
+    return " ".join(text.get_text() for text in figure.findobj(match=Text))
+
+
+def check_that_nothing_lies_outside(figure: Figure) -> None:
+    cut = "intervals that leave the chart are cut" in words(figure)
+    for ax in figure.axes:
+        if not ax.get_visible() or ax.get_label() == "<colorbar>":
+            continue
+        beyond = outside(ax)
+        off = any("off the chart" in text.get_text() for text in ax.texts)
+        assert ((beyond >= -1e-6) | (beyond[:, [1]] < -1e-6)).all() or cut  # never to the left or the right
+        assert bool(len(beyond)) == off or (cut and not off), (ax.get_title("left"), beyond)
+
+
+figures = st.sampled_from([0.0, 0.001, 0.1, 0.1875, 0.5, 1.0])
+losses = st.sampled_from([0.0, 1e-3, 0.5, 2.3, 4.0, 1342.0, 1e10, 2.3e18])
+a_run = st.integers(1, 4).flatmap(lambda n: st.fixed_dictionaries({
+    "val_accuracy": st.lists(figures, min_size=n, max_size=n),
+    "train_loss": st.lists(losses, min_size=n, max_size=n),
+    "outcome": st.sampled_from(["ok", "ok", "diverged", "running"]),  # ok: judged by its figures
+    "columns": st.fixed_dictionaries({
+        "grad_norm": st.lists(losses | st.just(float("inf")), min_size=n, max_size=n),
+        "dead_1": st.lists(figures, min_size=n, max_size=n),
+        "dead_2": st.lists(figures, min_size=n, max_size=n),
+    }),
+}))  # fmt: skip
+cells = st.dictionaries(st.sampled_from(["relu", "scaled 2", "scaled 8"]), st.lists(a_run, min_size=1, max_size=3),
+                        min_size=1)  # fmt: skip
+
+
+@settings(max_examples=5, derandomize=True)
+@given(cells=cells)
+def test_no_point_lies_outside_its_chart_unless_the_chart_says_so(
+    tmp_path_factory: pytest.TempPathFactory, cells: dict
+):
+    sweep = aggregate.read([write_sweep(tmp_path_factory.mktemp("made up"), cells)])
+    check_that_nothing_lies_outside(charts.multiples(sweep, "train_loss", ""))
+    for columns in (["train_loss"], ["grad_norm"], ["dead_1", "dead_2"]):
+        check_that_nothing_lies_outside(charts.curves(sweep, columns, ""))
+    for chart in slope_charts.slope_charts(sweep):
+        check_that_nothing_lies_outside(chart.figure)
+    plt.close("all")
+
+
+def test_only_the_panels_that_a_point_leaves_say_so(tmp_path: Path):
+    for i in range(14):
+        loss = [2.3, 1342.0, 2.0] if i == 5 else [2.3, 2.0, 1.5]
+        write_run(tmp_path / str(i), "scaled" if i else "relu", 1 + i, train_loss=loss, val_accuracy=[0.1, 0.2, 0.3])
+    figure = charts.multiples(aggregate.read([tmp_path]), "train_loss", "Training loss")
+    said = {ax.get_title("left"): text.get_text() for ax in figure.axes for text in ax.texts
+            if "off the chart" in text.get_text()}  # fmt: skip
+    assert said == {"scaled r=6": "off the chart: up to 1,342"}
+    check_that_nothing_lies_outside(figure)
+
+
+@pytest.mark.parametrize("layers", [(0.5, 0.1875), (0.1875, 0.5), (0.0, 0.5), (0.5, 0.0), (0.0, 0.0), (1.0, 1.0)])
+def test_all_layers_share_an_axis_that_holds_them_all(tmp_path: Path, layers: tuple[float, float]):
+    columns: dict[str, Sequence[float]] = {f"dead_{i}": [0.0, share] for i, share in enumerate(layers, 1)}
+    write_run(tmp_path / "a", columns=columns)
+    figure = _all(aggregate.read([tmp_path]))["dead_units"].figure
+    check_that_nothing_lies_outside(figure)
+    for ax, share in zip(figure.axes, layers, strict=True):
+        bottom, top = ax.get_ylim()
+        assert [float(np.asarray(line.get_ydata())[-1]) for line in ax.lines] == [share]
+        assert bottom < 0 and share < top <= max(0.06, 1.1 * max(layers))  # what is 0 is seen whole
+
+
+@pytest.mark.parametrize("outcome", LOST)
+def test_lost_runs_are_in_no_mean_and_are_drawn_by_themselves(tmp_path: Path, outcome: str):
+    write_sweep(tmp_path, {"scaled 8": [{"train_loss": [2.0, 1.0]}, {"train_loss": [1.0, 0.5]},
+                                        {"train_loss": [100.0, 50.0], "outcome": outcome}]})  # fmt: skip
+    sweep = aggregate.read([tmp_path])
+    ax = charts.curves(sweep, ["train_loss"], "Training loss").axes[0]
+    lines = [np.asarray(line.get_ydata(), float).tolist() for line in ax.lines]
+    assert [1.5, 0.75] in lines and any(100.0 in line for line in lines)
+    assert charts.counts(sweep.runs) == [f"1 of 3 {outcome}"]
+    [alt] = [chart.alt for chart in charts.epoch_charts(sweep) if chart.name == "training_loss"]
+    assert f"scaled r=8 0.75, 1 of 3 {outcome}" in alt
+
+
+def test_every_way_to_end_has_its_colour_and_its_place():
+    assert list(slope_charts.FILL) == ["ok", *LOST] and len({colour for colour, _ in slope_charts.FILL.values()}) == 4
+    assert set(page.WORST_FIRST) == set(OUTCOMES) and set(page.LOST_MEANS) == set(LOST)
+
+
+def test_each_family_of_activations_has_charts_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(properties.ACTIVATIONS, "leaky", LEAKY)
+    write_sweep(tmp_path, {"relu": [{"val_accuracy": [0.2]}], "scaled 2": [{"val_accuracy": [0.3]}],
+                           "leaky 1": [{"val_accuracy": [0.4]}], "leaky 2": [{"val_accuracy": [0.5]}]})  # fmt: skip
+    drawn = {chart.name: chart for chart in slope_charts.slope_charts(aggregate.read([tmp_path]))}
+    assert set(drawn) == {"r_sweep", "r_sweep_leaky"} <= set(slope_charts.names())
+    for name, accuracies in (("r_sweep", {0.2, 0.3}), ("r_sweep_leaky", {0.4, 0.5})):
+        top = drawn[name].figure.axes[0]
+        dots = {y for dots in top.collections for y in np.asarray(dots.get_offsets(), float)[:, 1] if y}
+        assert dots == accuracies
+    assert "relu: r = 1" in words(drawn["r_sweep"].figure) and "relu" not in words(drawn["r_sweep_leaky"].figure)
+
+
+@pytest.mark.parametrize("activation, optimizer, lawful", [
+    ("scaled", {}, True),
+    ("scaled", {"momentum": 0.9}, True),
+    ("scaled", {"weight_decay": 1e-4}, False),
+    ("scaled", {"name": "adam"}, False),
+    ("leaky", {}, True),
+    ("bent", {}, False),
+])  # fmt: skip
+def test_the_effective_learning_rate_is_drawn_only_where_it_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, activation: str, optimizer: dict, lawful: bool
+):
+    monkeypatch.setitem(properties.ACTIVATIONS, "leaky", LEAKY)
+    monkeypatch.setitem(properties.ACTIVATIONS, "bent", properties.Activation(has_slope=True, family="bent"))
+    sgd = {"name": "sgd", "momentum": 0.0, "nesterov": False, "weight_decay": 0.0}
+    for r, lr in itertools.product((2.0, 4.0), (0.01, 0.1)):
+        write_run(tmp_path / "both" / f"{r} {lr}", activation, r, settings={"optimizer": sgd | optimizer | {"lr": lr}})
+    names = {chart.name.removesuffix(f"_{activation}") for chart in
+             slope_charts.slope_charts(aggregate.read([tmp_path / "both"]))}  # fmt: skip
+    assert names == {"r_sweep", "r_by_lr"} | ({"effective_lr"} if lawful else set())
+    for r in (2.0, 4.0):
+        write_run(tmp_path / "one" / f"{r}", activation, r, settings={"optimizer": sgd | optimizer | {"lr": 0.01}})
+    [chart] = slope_charts.slope_charts(aggregate.read([tmp_path / "one"]))
+    assert ("lr r²" in words(chart.figure)) == lawful

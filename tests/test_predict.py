@@ -238,3 +238,22 @@ def test_a_hostile_run_directory_runs_and_writes_nothing(
         Path("out.csv").unlink()
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert not (tmp_path / "harm").exists()
+
+
+@pytest.mark.parametrize("loss, dead, outcome", [
+    ("10503983296.0", "0.6", "exploded"), (repr(float(np.log(3))), "0.6", "collapsed"), ("0.5", "0.6", None),
+])  # fmt: skip
+def test_predictions_of_a_lost_run_come_with_a_notice(
+    copied: Path, pictures: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+    loss: str, dead: str, outcome: str | None
+):  # fmt: skip
+    """By its figures: whatever word an older version recorded."""
+    monkeypatch.setattr(console, "_said", set())
+    columns, *lines = (copied / run_dir.METRICS).read_text().splitlines()
+    last = dict(zip(columns.split(","), lines[-1].split(","), strict=True)) | {"train_loss": loss, "dead_1": dead}
+    (copied / run_dir.METRICS).write_text("\n".join([columns, *lines[:-1], ",".join(last.values()), ""]))
+    changed(copied, lambda s: s.update(outcome="collapsed", metrics_sha256=None))
+    main([str(copied), str(pictures / "val" / CLASSES[0] / "0.jpg")])
+    err = capsys.readouterr().err
+    said = [f"mlp_sweep: the run {outcome}: its predictions are no better than guesses"] if outcome else []
+    assert err.splitlines() == said

@@ -152,7 +152,7 @@ def test_a_set_whose_md5_was_text_is_resumed():
 def test_a_setting_that_a_migration_adds_changes_no_run_id(monkeypatch: pytest.MonkeyPatch):
     """augment.flip in the part of a setting that version 3 added: the run_ids of version 2 know nothing of it."""
     run = make_run(*SMALL)
-    settings = run.settings() | {"dataset": "f"}
+    settings: dict[str, Any] = run.settings() | {"dataset": "f"}
     del settings["augment"]["flip"]
     of_version_2 = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
     added = migrations.Migration({"augment.flip": False})

@@ -11,6 +11,7 @@ import pytest
 from made_up import write_run, write_sweep
 
 from mlp_sweep import aggregate, asked, report
+from mlp_sweep.outcomes import LOST
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -25,7 +26,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         "scaled 62": [{"val_accuracy": [], "outcome": "diverged"} for _ in range(3)],
     })  # fmt: skip
     write_run(folder / "relu again", "relu", seed=0, val_accuracy=[0.1, 0.2, 0.3])
-    write_run(folder / "scaled <b>9", "scaled", 9.0, status={"reason": "<script>alert(1)</script>"})
+    write_run(folder / "scaled <b>9", "scaled", 9.0)
+    reason = {"reason": "<script>alert(1)</script>"}
+    write_run(folder / "scaled <b>9 failed", "scaled", 9.0, seed=1, outcome="failed", status=reason)
     (folder / "broken & <i>odd").mkdir()
     (folder / "broken & <i>odd" / "status.json").write_text("no JSON")
     return folder, report.write([folder], folder / "report")
@@ -67,7 +70,7 @@ def test_the_page_says_what_was_left_out_and_what_was_counted_once(made: tuple[P
     page = (made[1] / "report.html").read_text()
     assert "status.json: unreadable" in page
     assert "1 equal to another run, counted once" in page
-    assert re.search(r"runs: \d+ ok, 3 diverged", page)
+    assert re.search(r"runs: \d+ ok, 3 diverged, 1 failed", page)
 
 
 def test_the_page_names_the_classes_of_each_data_set_from_the_runs_alone(tmp_path: Path):
@@ -106,6 +109,37 @@ def test_the_page_loads_nothing(made: tuple[Path, Path]):
     page = (made[1] / "report.html").read_text()
     assert not re.search(r'(?:src|href)="(?!#)', page) and "@import" not in page
     assert set(re.findall(r'https?://[^"\s<]*', page)) <= {"http://www.w3.org/2000/svg"}
+
+
+def test_the_page_says_what_was_lost_and_what_the_intervals_cover(tmp_path: Path):
+    write_sweep(tmp_path, {"relu": [{}] * 3, "scaled 8": [{"outcome": o} for o in LOST]})
+    page = (report.write([tmp_path], tmp_path / "report") / "report.html").read_text()
+    assert "3 ok, 1 collapsed, 1 exploded, 1 diverged" in page and "0 of 3" in page
+    for outcome in LOST:
+        assert f"{outcome.capitalize()}: " in page
+    assert "initial weights only" in page and "5 to 15 times too narrow" in page
+    assert "no test: 3 of 3 runs lost, 0 of 3 of the baseline" in page
+
+
+def test_the_page_and_the_table_count_pairs_of_unequal_epochs(tmp_path: Path):
+    for seed in range(5):
+        write_run(tmp_path / f"relu{seed}", seed=seed, val_accuracy=[0.1, 0.2 + seed / 100])
+        longer = [0.1, 0.1, 0.2 + seed / 50] if seed < 2 else [0.1, 0.2 + seed / 50]
+        write_run(tmp_path / f"scaled{seed}", "scaled", 2.0, seed, val_accuracy=longer)
+    out = report.write([tmp_path], tmp_path / "report")
+    page = (out / "report.html").read_text()
+    assert "2 pairs of runs that trained for different numbers of epochs left out" in page
+    assert "3 of 5 (2 of unequal epochs)" in page
+    comparisons = pd.read_csv(out / "comparisons.csv")
+    assert set(comparisons.unequal_epochs) == {2} and set(comparisons.pairs) == {3}
+
+
+def test_the_page_shows_the_best_accuracy_beside_the_last(tmp_path: Path):
+    write_run(tmp_path / "a", val_accuracy=[0.1, 0.5, 0.3])
+    out = report.write([tmp_path], tmp_path / "report")
+    assert re.search(r">30.0%</td>\s*<td[^>]*>50.0%</td>", (out / "report.html").read_text())
+    [run] = pd.read_csv(out / "runs.csv").to_dict("records")
+    assert (run["final_val_accuracy"], run["best_val_accuracy"]) == (0.3, 0.5)
 
 
 def test_a_baseline_can_be_named(made: tuple[Path, Path], tmp_path: Path):

@@ -11,11 +11,12 @@ from made_up import NAN, write_run, write_sweep
 from scipy import integrate, stats
 
 from mlp_sweep import aggregate, statistics
+from mlp_sweep.outcomes import LOST, OUTCOMES
 
-T_975 = {1: 12.7062047, 2: 4.3026527, 3: 3.1824463, 4: 2.7764451}  # a printed table's column for 0.975
+T_975 = {2: 4.3026527, 3: 3.1824463, 4: 2.7764451}  # a printed table's column for 0.975
 
 
-@pytest.mark.parametrize("n", [2, 3, 4, 5])
+@pytest.mark.parametrize("n", [3, 4, 5])
 def test_the_interval_is_the_t_interval_of_the_tables(n: int):
     values = np.random.default_rng(n).normal(0.4, 0.1, n)
     mean, low, high = statistics.mean_interval(pd.Series([*values, NAN]))
@@ -31,9 +32,10 @@ def test_the_interval_covers_the_true_mean_95_times_in_a_hundred():
     assert ((bounds[:, 0] < 1) & (1 < bounds[:, 1])).mean() == pytest.approx(0.95, abs=0.015)
 
 
-def test_one_seed_has_a_mean_and_no_interval_and_none_has_neither():
-    mean, low, high = statistics.mean_interval(pd.Series([0.25]))
-    assert mean == 0.25 and math.isnan(low) and math.isnan(high)
+def test_fewer_than_three_seeds_have_a_mean_and_no_interval_and_none_has_neither():
+    for values in ([0.25], [0.2, 0.3]):
+        mean, low, high = statistics.mean_interval(pd.Series(values))
+        assert mean == 0.25 and math.isnan(low) and math.isnan(high)
     assert all(math.isnan(v) for v in statistics.mean_interval(pd.Series([NAN])))
 
 
@@ -48,8 +50,8 @@ def test_measures_of_a_curve(tmp_path: Path):
 
 def test_measures_do_not_reach_from_one_run_into_the_next(tmp_path: Path):
     write_run(tmp_path / "a", seed=0, train_loss=[3.0, 1.0])
-    write_run(tmp_path / "b", seed=1, train_loss=[9.0, 8.0])
-    write_run(tmp_path / "c", seed=2, train_loss=[5.0], val_accuracy=[0.5])
+    write_run(tmp_path / "b", seed=1, train_loss=[4.5, 4.0])
+    write_run(tmp_path / "c", seed=2, train_loss=[4.2], val_accuracy=[0.5])
     runs = statistics.measures(aggregate.read([tmp_path]))
     assert runs.largest_jump.tolist()[:2] == [0.0, 0.0] and math.isnan(runs.largest_jump[2])
     assert runs.val_accuracy_area[2] == 0.5
@@ -60,12 +62,14 @@ def test_a_lost_run_is_counted_and_not_averaged(tmp_path: Path):
         {"val_accuracy": [0.1, 0.3]},
         {"val_accuracy": [0.1, 0.5]},
         {"val_accuracy": [0.1, 0.9], "outcome": "diverged"},
+        {"val_accuracy": [0.1, 0.9], "outcome": "exploded"},
+        {"val_accuracy": [0.1, 0.9], "outcome": "collapsed"},
         {"val_accuracy": [0.1], "outcome": "running"},
         {"val_accuracy": [0.1], "outcome": "failed"},
     ]})  # fmt: skip
     row = statistics.summary(aggregate.read([tmp_path])).iloc[0]
-    assert row.final_val_accuracy == pytest.approx(0.4) and row.in_means == 2 and row.seeds == 5
-    assert [row[o] for o in aggregate.OUTCOMES] == [2, 0, 1, 1, 0, 1]
+    assert row.final_val_accuracy == pytest.approx(0.4) and row.in_means == 2 and row.seeds == 7
+    assert {o: row[o] for o in OUTCOMES} == dict.fromkeys(OUTCOMES, 1) | {"ok": 2, "stopped": 0}
 
 
 def test_a_seed_run_twice_is_one_replicate(tmp_path: Path):
@@ -182,3 +186,58 @@ def test_comparisons_are_corrected_within_a_measure(tmp_path: Path):
     assert [c.configuration for c in table] == ["scaled r=2", "scaled r=4", "scaled r=8"]
     assert [c.p_uncorrected for c in table] == pytest.approx(raw)
     assert min(c.p for c in table) == pytest.approx(3 * min(raw)) and all(c.p >= c.p_uncorrected for c in table)
+
+
+def _compared(folder: Path, measure: str = "final_val_accuracy") -> statistics.Comparison:
+    runs = statistics.measures(aggregate.read([folder]))
+    [comparison] = statistics.compare(runs, statistics.baselines(runs).items(), (measure,))
+    return comparison
+
+
+def test_pairs_of_unequal_numbers_of_epochs_are_left_out_and_counted(tmp_path: Path):
+    for seed in range(6):
+        lengths = (13, 18) if seed < 2 else (18, 18) if seed < 5 else (13, 13)
+        for (activation, r), n in zip((("relu", 1.0), ("scaled", 2.0)), lengths, strict=True):
+            level = 0.9 if seed < 2 and r > 1 else 0.1 * r + 0.01 * seed * r
+            write_run(tmp_path / f"{activation}{seed}", activation, r, seed, val_accuracy=[0.0] * (n - 1) + [level],
+                      train_loss=[1.0] * n, settings={"epochs": 18})  # fmt: skip
+    comparison = _compared(tmp_path)
+    assert (comparison.pairs, comparison.unpaired, comparison.unequal_epochs) == (4, 2, 2)
+    assert comparison.difference == pytest.approx(np.mean([0.1 + 0.01 * seed for seed in (2, 3, 4, 5)]))
+    assert comparison.p < 0.05
+
+
+@pytest.mark.parametrize("outcome", LOST)
+def test_survivors_are_not_tested_and_the_others_are_corrected_without_them(tmp_path: Path, outcome: str):
+    """However far apart: half of the one side's runs were lost, and those that are left are no sample of it."""
+    accuracy = [0.3 + 0.01 * seed**0.5 for seed in range(10)]
+    better = [{"val_accuracy": [0.1, a + 0.3 + 0.01 * a]} for a in accuracy]
+    write_sweep(tmp_path, {
+        "relu": [{"val_accuracy": [0.1, a]} for a in accuracy],
+        "scaled 2": better,
+        "scaled 8": [run | ({"outcome": outcome} if seed % 2 else {}) for seed, run in enumerate(better)],
+    })  # fmt: skip
+    runs = statistics.measures(aggregate.read([tmp_path]))
+    whole, half = statistics.compare(runs, statistics.baselines(runs).items(), ("final_val_accuracy",))
+    assert whole.p == whole.p_uncorrected < 0.001
+    assert half.pairs == 5 and half.difference > 0.3 and math.isnan(half.p) and math.isnan(half.low)
+    assert half.note == "no test: 5 of 10 runs lost, 0 of 10 of the baseline"
+
+
+def test_what_the_intervals_cover_is_what_differs_between_the_seeds(tmp_path: Path):
+    for seed in range(3):
+        write_run(tmp_path / "fixed" / str(seed), seed=seed)
+        write_run(tmp_path / "drawn" / str(seed), seed=seed, settings={"data_seed": seed})
+    fixed, drawn = (statistics.covers(aggregate.read([tmp_path / name]).runs) for name in ("fixed", "drawn"))
+    assert "initial weights only" in fixed and "5 to 15 times too narrow" in fixed
+    assert "order of the batches and choice of classes" in drawn and "only" not in drawn
+
+
+def test_the_best_accuracy_decides_where_it_is_asked_for(tmp_path: Path):
+    """By the last epoch the other is the better one."""
+    curves = {"relu": ([0.1, 0.5, 0.1], [0.1, 0.51, 0.12]), "scaled 2": ([0.4, 0.3, 0.2], [0.42, 0.3, 0.21])}
+    write_sweep(tmp_path, {name: [{"val_accuracy": c} for c in of_it] for name, of_it in curves.items()})
+    assert _compared(tmp_path, "best_val_accuracy").difference == pytest.approx(-0.095)
+    assert _compared(tmp_path).difference == pytest.approx(0.095)
+    table = statistics.summary(aggregate.read([tmp_path])).set_index("configuration")
+    assert table.best_val_accuracy.tolist() == pytest.approx([0.505, 0.41])

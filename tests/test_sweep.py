@@ -132,20 +132,6 @@ def test_models_of_both_engines_train_side_by_side(tmp_path: Path, small_run):
 
 
 @pytest.mark.parametrize(
-    ("loss", "dead", "diverged_at", "outcome"),
-    [
-        (2.5, [0.1, 0.9], None, "ok"),
-        (4.27, [0.1, 0.2], None, "ok"),  # has not learned yet, but nothing is dead
-        (4.27, [0.1, 0.6], None, "collapsed"),
-        (float("nan"), [float("nan")] * 2, 17, "diverged"),
-    ],
-)
-def test_outcomes(loss, dead, diverged_at, outcome):
-    last = {"epoch": 5.0, "train_loss": loss, "val_loss": loss, "dead_1": dead[0], "dead_2": dead[1]}
-    assert record.judge(last, diverged_at, 72)[0] == outcome
-
-
-@pytest.mark.parametrize(
     ("precision", "stackable", "products", "threads"),
     [
         ("highest", True, kernels.PerMemberTiled(), 1),
