@@ -214,6 +214,9 @@ def test_dead_units_are_those_that_no_sample_activates():
         assert engine.dead().tolist() == [[pytest.approx(2 / 3)]]
         engine.evaluate(torch.tensor([[-1.0, 0]]), torch.tensor([0]))
         assert engine.dead().tolist() == [[pytest.approx(1 / 3)]]
+        engine.start_evaluation()
+        engine.evaluate(torch.tensor([[1.0, 0], [-1, 0]]), torch.tensor([0, 0]))
+        assert engine.dead().tolist() == [[pytest.approx(1 / 3)]]
 
 
 def test_a_channel_is_dead_where_it_is_active_nowhere_in_a_picture():
@@ -231,6 +234,9 @@ def test_a_channel_is_dead_where_it_is_active_nowhere_in_a_picture():
     engine.evaluate(x_BD, torch.tensor([0]))
     assert engine.dead().tolist() == [[pytest.approx(2 / 3)]]
     engine.evaluate(-x_BD, torch.tensor([0]))
+    assert engine.dead().tolist() == [[pytest.approx(1 / 3)]]
+    engine.start_evaluation()
+    engine.evaluate(torch.cat([x_BD, -x_BD]), torch.tensor([0, 0]))
     assert engine.dead().tolist() == [[pytest.approx(1 / 3)]]
 
 

@@ -11,7 +11,7 @@ import torch
 from conftest import ABSENT_DEVICE
 from safetensors.numpy import load_file
 
-from mlp_sweep import events, machine, plan, record, resume, run_dir, sweep
+from mlp_sweep import events, machine, plan, record, resume, run_dir, sweep, workers
 from mlp_sweep.engines import kernels
 from mlp_sweep.workers import Workers
 
@@ -81,6 +81,17 @@ def test_a_diverged_run_is_a_result(tmp_path: Path, runs):
     assert "step" in status["reason"] and results["wild"].objective == 0.0
     json.loads((tmp_path / "wild" / run_dir.STATUS).read_text(), parse_constant=pytest.fail)  # no NaN in JSON
     assert run_dir.read_status(tmp_path / "quick")["outcome"] == "ok"
+
+
+@pytest.mark.parametrize(("on_divergence", "epochs"), [("stop", 1), ("continue", 3)])
+def test_every_member_ends_once(tmp_path: Path, small_run, on_divergence: str, epochs: int):
+    common = f"on_divergence={on_divergence}"
+    runs = [small_run(common), small_run(common, "activation=scaled", "activation.r=1e6")]
+    [stack] = plan.stacks([plan.Job(run, tmp_path / str(n)) for n, run in enumerate(runs)], None, PLENTY)
+    happened = list(workers.events(stack))
+    assert sorted(event.member for event in happened if isinstance(event, events.Ended)) == [0, 1]
+    trained = [event.row.member for event in happened if isinstance(event, events.Epoch)]
+    assert [trained.count(member) for member in (0, 1)] == [3, epochs]
 
 
 def test_one_that_fails_keeps_no_other_back(tmp_path: Path, small_run):

@@ -29,6 +29,8 @@ def test_loss_and_accuracy_run_over_the_epoch(small_run, augment: tuple[str, ...
     assert train.count % 50 != 0
     features = train.x_ND.shape[1]
     engine, twin = (StackedEngine([run], features, 12, CPU) for _ in range(2))
+    for either in (engine, twin):
+        either.weights(0)["layers.0.bias"][:32] = -1e3  # so that the hidden layers differ in dead units
     seen: list[int] = []
     rows = [rows[0] for rows in fit(engine, train, val, run.data_seed, range(1, 3), seen.append)]
     assert sum(seen) == 2 * train.count and max(seen) == 50
@@ -43,7 +45,8 @@ def test_loss_and_accuracy_run_over_the_epoch(small_run, augment: tuple[str, ...
         evaluated = [twin.evaluate(x_BD, y_B) for x_BD, y_B in _evaluated(twin, val)]
         assert row.val_accuracy == sum(right.item() for _, right in evaluated) / val.count
         np.testing.assert_allclose(row.val_loss, sum(loss.item() for loss, _ in evaluated) / val.count, rtol=1e-12)
-        assert row.dead == twin.dead()[:, 0].tolist() and row.epoch == epoch and row.seconds > 0
+        assert row.dead == twin.dead()[:, 0].tolist() and row.dead[0] >= 0.5 > row.dead[1]
+        assert row.epoch == epoch and row.seconds > 0
 
 
 def _evaluated(engine, split):
@@ -81,6 +84,23 @@ def test_a_diverged_member_may_stay_and_touches_no_other(small_run):
     for kept, whole in ((0, 0), (1, 2)):
         for name, weight in stops.weights(kept).items():
             assert torch.equal(weight, stays.weights(whole)[name])
+
+
+def test_members_keep_their_numbers_however_many_are_gone(small_run):
+    runs = [small_run(), small_run("seed=1"), small_run("seed=2")]
+    train, val = splits(runs[0])
+    engine = StackedEngine(runs, train.features, 12, CPU)
+    epochs = []
+    for rows in fit(engine, train, val, 0, range(1, 5), lambda _: None):
+        epochs.append([(row.member, row.slot, row.diverged_at) for row in rows])
+        if len(epochs) < 3:  # the next one diverges at the next step
+            engine.weights(len(epochs) - 1)["layers.0.bias"].fill_(math.nan)
+    assert epochs == [
+        [(0, 0, None), (1, 1, None), (2, 2, None)],
+        [(0, 0, 1), (1, 1, None), (2, 2, None)],
+        [(1, 0, 1), (2, 1, None)],
+        [(2, 0, None)],
+    ]
 
 
 def test_training_ends_when_no_member_is_left(small_run):
