@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
@@ -198,6 +199,7 @@ class _Stream:
                 say_if_lost(closed_pipe=False)
 
 
+@cache
 def _nowhere() -> TextIO:
     return open(os.devnull, "w", encoding="utf-8", errors="backslashreplace")
 
