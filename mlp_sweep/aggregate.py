@@ -93,7 +93,7 @@ def read(paths: list[Path]) -> Sweep:
         except ValueError as error:
             left_out.append((shown(place), shown(error)))
             continue
-        unfinished += [(shown(job), "not started yet" if alive else "never started") for job, alive in missing.items()]
+        unfinished += [(shown(job), _unrecorded(job, alive)) for job, alive in missing.items()]
     if not found:
         raise ValueError("; ".join(f"{path}: {why}" for path, why in left_out + unfinished))
     runs = [run for run, _, _ in found.values()]
@@ -110,6 +110,13 @@ def read(paths: list[Path]) -> Sweep:
     data = [_data_set(runs, str(key), trained_on[str(key)]) for key, runs in by_data]
     epochs = frame[labels].merge(epochs[new], on="run")
     return Sweep(frame, epochs, varied, left_out, unfinished, copies, about, data)
+
+
+def _unrecorded(job: Path, alive: bool) -> str:
+    """Why a job of a sweep has no record."""
+    if (job / run_dir.METRICS).exists():
+        return "status.json is missing; resuming the sweep writes it again"
+    return "not started yet" if alive else "never started"
 
 
 def _data_set(runs: pd.DataFrame, fingerprint: str, places: list[Path]) -> DataSet:

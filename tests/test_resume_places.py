@@ -136,6 +136,8 @@ def test_a_run_without_its_status_is_completed_from_its_other_files(tmp_path: Pa
     runs = make_sweep(stop_after=stop_after)
     lines = (tmp_path / "s" / "job-1" / run_dir.METRICS).read_text().splitlines()
     (tmp_path / "s" / "job-1" / run_dir.STATUS).unlink()
+    said = dict((Path(path).name, why) for path, why in aggregate.read([Path("s")]).unfinished)
+    assert "status.json is missing" in said["job-1"]
     resume.main(["s"])
     assert (tmp_path / "s" / "job-1" / run_dir.METRICS).read_text().splitlines()[: len(lines)] == lines
     train(tmp_path / "whole", {"job-1": runs["job-1"]})
