@@ -211,20 +211,19 @@ def _check_slopes(cfg: DictConfig) -> None:
 
     Before any job, since many launchers show a job nothing of the others.
     """
-    hydra = OmegaConf.to_container(cfg.hydra)  # as typed, where one value may refer to another
-    assert isinstance(hydra, dict)
-    params = hydra["sweeper"].get("params") or {}
-    words = [*(f"{key}={value}" for key, value in params.items()), *hydra["overrides"]["task"]]
+    composed: Any = OmegaConf.to_container(cfg)  # as typed: a value may refer to one that only a job has
+    params = composed["hydra"]["sweeper"].get("params") or {}
+    words = [*(f"{key}={value}" for key, value in params.items()), *composed["hydra"]["overrides"]["task"]]
     swept: dict[str, list[str]] = {}
     for override in OverridesParser.create().parse_overrides(words):
         listed = override.is_discrete_sweep() and override.value_type != ValueType.GLOB_CHOICE_SWEEP
         values = override.sweep_string_iterator() if listed else [override.get_value_string()]
         swept[override.key_or_group] = list(values)
-    names = swept.get("activation.name") or swept.get("activation") or [str(cfg.activation.name)]
+    names = swept.get("activation.name") or swept.get("activation") or [str(composed["activation"]["name"])]
     kinds = [properties.ACTIVATIONS.get(name) for name in names]
     if any(kind is None or kind.has_slope for kind in kinds):  # None: glob(*), or a file of the user's own
         return
-    slopes = [r for r in swept.get("activation.r", ["1"]) if r not in ("1", "1.0")]
+    slopes = [r for r in swept.get("activation.r", [str(composed["activation"]["r"])]) if r not in ("1", "1.0")]
     if slopes:
         config.refuse_slope(names[0], slopes[0])
 

@@ -72,7 +72,7 @@ def test_scaled_of_slope_1_is_relu():
         f"model.hidden=[{2**63}]",
         "epochs=1_000_001",
         f"epochs={10**30}",
-        f"model.hidden=[{','.join(['1'] * 1001)}]",
+        pytest.param(f"model.hidden=[{','.join(['1'] * 1001)}]", id="model.hidden of 1001 layers"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_by_key(override: str):

@@ -34,7 +34,7 @@ def main(overrides: list[str]) -> None:
     except KeyboardInterrupt:
         console.stopped(None)
     except cli.USER_ERRORS as error:
-        console.error(config.one_line(error))
+        console.error(cli.one_line(error))
         sys.exit(1)
 
 
