@@ -99,6 +99,38 @@ def test_a_sweep_stops_in_order(tmp_path: Path, start, name: str, send: Callable
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("when", [begins, trains])
+def test_the_processes_of_a_sweep_wait_for_the_command_to_stop(tmp_path: Path, start, name: str, when):
+    """Of a whole group's signals the command's may come last: until then no other process dies."""
+    process = start(tmp_path, *ENDLESS)
+    line = ["ps", "-o", "pid=", "--sid", str(process.pid)]
+
+    def others() -> set[int]:
+        return set(map(int, subprocess.run(line, capture_output=True, text=True).stdout.split())) - {process.pid}
+
+    until(lambda: when(tmp_path) and len(others()) >= 2, process)  # the fork server and the resource tracker at least
+    signalled = others()
+    for pid in signalled:
+        os.kill(pid, getattr(signal, name))
+    if when is begins:
+        until(lambda: trains(tmp_path), process)
+    time.sleep(1)
+    assert all(map(alive, signalled))
+    process.send_signal(getattr(signal, name))
+    said = process.communicate(timeout=120)[1]
+    assert "failed" not in said and states(tmp_path).keys() <= {"stopped", "finished"}
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.slow
 def test_what_signals_stopped_is_resumed_bit_for_bit(tmp_path: Path, start):
     sweep = (*ENDLESS[:-1], "epochs=150")
     for folder in ("whole", *NAMES):
