@@ -1,5 +1,6 @@
 """What the tests share: runs composed from conf/ as the command composes them."""
 
+import os
 import signal
 import sys
 from pathlib import Path
@@ -13,6 +14,8 @@ from mlp_sweep import cli, config  # noqa: F401 (cli registers the schema)
 # How busy the machine is decides no test: in a fresh clone the first text alone, its tables made, takes seconds.
 settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("unhurried")
+
+os.environ.pop("COLUMNS", None)  # a table is as wide as it says
 
 # Ignored in what a shell runs in the background, and so in all that is begun here: Ctrl-C would be tried in vain.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -79,10 +79,11 @@ def test_lost_outcomes_are_outcomes_of_runs_that_ended():
 def recorded(folder: Path, small_run, losses: list[float], accuracies: list[float], skip: int = 0) -> dict:
     """The status of a run of these epochs, recorded; the first `skip` were recorded by a process that was stopped."""
     run = small_run(f"epochs={len(losses)}")
+    about = {"run_id": "made up", "settings": asdict(run), "engine": "none", "data": {"fingerprint": "made up"}}
 
     def happenings(first: int, last: int) -> Generator[events.Event]:
         columns = ["epoch", *run_dir.FIGURES, "grad_norm", "dead_1", "dead_2", "seconds"]
-        yield events.Started(columns, [{"run_id": "made up", "settings": asdict(run)}], [])
+        yield events.Started(columns, [about], [])
         state = {"w": np.zeros(2, np.float32)}
         for epoch in range(first, last):
             loss, accuracy = losses[epoch], accuracies[epoch]

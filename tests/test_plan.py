@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import make_run
 
-from mlp_sweep import config, machine, plan
+from mlp_sweep import config, machine, plan, properties
 from mlp_sweep.engines import StackedEngine
 from mlp_sweep.plan import Job, Stack
 from mlp_sweep.run_dir import Standing
@@ -45,6 +45,7 @@ def test_all_else_does_not(small_run, differing: str):
 
 
 PER_MEMBER = {"seed", "optimizer.lr", "activation.r", "activation.name"}
+FAMILY = {"relu": {"family": "another"}}  # of the activation that is registered beside relu
 
 
 def leaves(settings: dict, prefix: str = "") -> list[str]:
@@ -66,7 +67,13 @@ def changed(settings: Any, key: str) -> Any:
     return dataclasses.replace(settings, **{name: other.get(type(value), lambda: value + 1)()})
 
 
-def test_members_of_a_stack_have_every_other_setting_in_common():
+def test_members_of_a_stack_have_every_other_setting_in_common(monkeypatch: pytest.MonkeyPatch):
+    for registry, name in (
+        (properties.ACTIVATIONS, "relu"),
+        (properties.MODELS, "mlp"),
+        (properties.OPTIMIZERS, "sgd"),
+    ):
+        monkeypatch.setitem(registry, f"{name} other", dataclasses.replace(registry[name], **FAMILY.get(name, {})))
     run = make_run()
     keys = leaves(run.settings())
     assert len(keys) > 20 and set(keys) >= PER_MEMBER
@@ -75,7 +82,7 @@ def test_members_of_a_stack_have_every_other_setting_in_common():
         together = len(plan.stacks(pair, None, PLENTY)) == 1
         assert together == (key in PER_MEMBER - {"activation.name"}), key
     activations = [
-        dataclasses.replace(run, activation=config.Activation(name, 2.0)) for name in ("scaled", "relu", "tanh")
+        dataclasses.replace(run, activation=config.Activation(name, 2.0)) for name in ("scaled", "relu", "relu other")
     ]
     assert names(plan.stacks(jobs(*activations), None, PLENTY)) == [["0", "1"], ["2"]]
 

@@ -138,7 +138,7 @@ def test_bars_that_many_threads_advance_count_right():
 
     def listen() -> None:
         while (said := here.recv()) is not None:
-            seen[0] += said.value if said.what == "advance" else 0
+            seen[0] += said.value[0] if said.what == "advance" else 0
 
     listener = threading.Thread(target=listen)
     listener.start()
@@ -156,7 +156,8 @@ def test_bars_that_many_threads_advance_count_right():
 
 def test_only_what_has_the_same_bits_shares_cores(tmp_path: Path, small_run, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    runs = [small_run("engine=reference", f"seed={seed}") for seed in range(2)]
+    # The second trains on while the first makes room for the third, which would else have both cores.
+    runs = [small_run("engine=reference", f"seed={seed}", f"epochs={1 + 60 * seed}") for seed in range(2)]
     runs += [small_run(f"seed={seed}") for seed in range(2)]
     list(Workers(workers=2).train(planned(tmp_path, runs, 2)))
     threads = [run_dir.read_status(tmp_path / f"{number}")["threads"] for number in range(4)]
