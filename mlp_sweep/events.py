@@ -10,7 +10,7 @@ State = dict[str, Any]  # NumPy arrays: parameters, and what the optimizer keeps
 
 @dataclass
 class Row:
-    """One member's epoch. Figures of a member that left the finite numbers are NaN."""
+    """One member's epoch. Figures of a member that diverged are NaN."""
 
     member: int  # as numbered when training began
     slot: int  # where it is in the engine now

@@ -108,7 +108,7 @@ def stacks(jobs: Sequence[Job], max_members: int | None, free_bytes: int, at_onc
             continue
         _check_memory(job.run)
         members.setdefault(_key(job.run), Member(job.run, [])).jobs.append(job)
-    for member in members.values():  # the one that came furthest goes on for all
+    for member in members.values():  # the one that came furthest continues for all
         member.jobs.sort(key=lambda job: -len(job.standing.lines))
     groups: dict[str, list[Member]] = {}
     for key, member in members.items():
@@ -139,7 +139,7 @@ def job(run: config.Run, path: Path, more_epochs: bool = False) -> Job:
     except sealed.Unreadable:
         raise
     except ValueError as error:
-        raise ValueError(f"{error}; without this file the run starts anew") from error
+        raise ValueError(f"{error}; without this file the run starts at epoch 1") from error
     theirs = status.get("settings")
     if not isinstance(theirs, dict):
         raise ValueError(f"{path / STATUS}: does not name the settings of its run")
@@ -173,7 +173,7 @@ def _check_length(run: config.Run, path: Path, epochs: int) -> None:
 
 
 def _notice_damage(found: Standing, finished: bool) -> None:
-    then = f"continues from epoch {len(found.lines) + 1}" if found.lines else "starts anew"
+    then = f"continues from epoch {len(found.lines) + 1}" if found.lines else "starts again at epoch 1"
     then = "is finished, and can have no more epochs" if finished else then
     for line in found.damage:
         console.notice(f"{line}; the run {then}")
@@ -193,7 +193,7 @@ def _from_its_equal(found: Standing, path: Path, status: dict[str, Any]) -> None
 
 
 def _stops(run: config.Run) -> bool:
-    """Whether a run ends with the epoch in which it leaves the finite numbers."""
+    """Whether a run ends with the epoch in which a loss becomes NaN or infinite."""
     return run.on_divergence == "stop"
 
 

@@ -1,4 +1,4 @@
-"""python -m mlp_sweep.resume PATH: goes on with a run or a sweep from its last whole epoch; skips what is finished."""
+"""python -m mlp_sweep.resume PATH: continues a run or a sweep from its last finished epoch; skips finished runs."""
 
 import argparse
 import os
@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m mlp_sweep.resume", description=__doc__)
     parser.add_argument("path", type=Path, metavar="PATH", help="a run's or a sweep's directory")
     keys = ", ".join((*MAY_CHANGE, *LAUNCHING))
-    parser.add_argument("changes", nargs="*", metavar="KEY=VALUE", help=f"of {keys}: epochs=40 goes on")
+    parser.add_argument("changes", nargs="*", metavar="KEY=VALUE", help=f"of {keys}: epochs=40 trains on to epoch 40")
     console.outlive_streams()
     console.take_signals()
     args = parser.parse_args(argv)
@@ -121,14 +121,14 @@ def _through_link(folder: Path, name: str) -> bool:
 def job(folder: Path, settings: Any, changes: list[str]) -> Job:
     """The job that a directory was made for, with these settings changed."""
     if not isinstance(settings, dict):
-        raise ValueError(f"{folder / run_dir.STATUS}: says nothing of the settings that it was to be trained with")
+        raise ValueError(f"{folder / run_dir.STATUS}: does not name the settings of its run")
     changed = {"dataset.download": "false"} | {
         key: value for key, _, value in (change.partition("=") for change in changes)
     }
     for key, value in changed.items():
         if key not in MAY_CHANGE:
             may = ", ".join((*MAY_CHANGE, *LAUNCHING))
-            raise ValueError(f"{key}={value}: no run is resumed with another {key}; {may} may change")
+            raise ValueError(f"{key}={value}: a run cannot be resumed with another {key}; {may} may change")
         group, _, leaf = key.rpartition(".")
         place = settings.get(group) if group else settings
         if isinstance(place, dict) and (leaf in place or key != "dataset.download"):

@@ -26,8 +26,8 @@ def fit(
 ) -> Iterator[list[Row]]:
     """Trains epoch by epoch (the first is 1); yields a row a member after each, calls on_batch with each batch's size.
 
-    A member that left the finite numbers has its last row, and is gone from the engine at the next epoch, unless it is
-    to stay: then it has rows without figures to the end. diverged_at: of members that had left them before.
+    A member that diverges has its last row and leaves the engine, unless it is to stay: then it has rows without
+    figures to the end. diverged_at: of members that diverged before.
     """
     diverged = dict(enumerate(diverged_at or [None] * engine.members))
     members = list(range(engine.members))

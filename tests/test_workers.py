@@ -100,7 +100,7 @@ def test_what_processes_have_to_say_is_said_here_and_once(tmp_path: Path, small_
     results = list(Workers(workers=2).train(planned(tmp_path / "after", runs, 2)))
     said = capfd.readouterr().err
     assert not any(result.error for result in results)
-    assert said.count("prepared anew") == 1 and "waiting" not in said
+    assert said.count("prepared again") == 1 and "waiting" not in said
     for number in (1, 2):
         assert said.count(f"stack {number}/2, relu: epoch 3/3") == 1
         assert said.count(f"stack {number}/2, relu: 396 samples in") == 1

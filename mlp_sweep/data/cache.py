@@ -118,7 +118,7 @@ def _opened(folder: Path, every_byte: bool = False) -> Arrays | None:
         if refused or isinstance(error, sealed.Unreadable):  # an error of the system, which says nothing of the files
             raise
         said = config.one_line(error) if isinstance(error, OSError | ValueError) else f"{folder / RECORD}: not ours"
-        console.notice(f"{said}; the pictures are prepared anew")
+        console.notice(f"{said}; the pictures are prepared again")
         return None
 
 
