@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -26,9 +26,10 @@ Done = subprocess.CompletedProcess[str]
 class Epochs:
     """The finished epochs below a folder, watched from fault to fault."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.there = finished_epochs(folder)
+    def __init__(self, folder: Path, without: Collection[str] = ()) -> None:
+        """without: runs whose weights the harness itself removed, so that the product has to train them again."""
+        self.folder, self.without = folder, without
+        self.there = self._look()
         self.finished = 0  # when a fault struck, summed over the faults
         self.lost = 0  # of those, gone or trained again
 
@@ -39,12 +40,15 @@ class Epochs:
 
     def check(self) -> None:
         """Counts what was there at the last look and is not now; to be called after the last command, too."""
-        before, self.there = self.there, finished_epochs(self.folder)
+        before, self.there = self.there, self._look()
         self.lost += sum(line not in self.there.get(name, []) for name, lines in before.items() for line in lines)
 
     def replaced(self) -> None:
         """The harness itself has removed the folder or put another in its place: nothing of that is lost."""
-        self.there = finished_epochs(self.folder)
+        self.there = self._look()
+
+    def _look(self) -> Lines:
+        return {name: lines for name, lines in finished_epochs(self.folder).items() if name not in self.without}
 
 
 @dataclass
