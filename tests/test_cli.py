@@ -133,6 +133,7 @@ def test_a_sweep_with_failures_reports_the_rest_and_names_each(tmp_path: Path):
     assert sorted(map(str, outcomes.values())) == ["None", "None", "ok", "ok"]
 
 
+@pytest.mark.slow
 def test_hydras_basic_launcher_names_each_failure_once(tmp_path: Path):
     devices = f"{ON_CPU},{ABSENT}"
     done = command(tmp_path, "--multirun", *SMALL, devices, "hydra/launcher=basic", "hydra.sweep.dir=s")
@@ -152,6 +153,7 @@ def test_hydras_basic_launcher_folds_relu_as_the_fused_one_does(tmp_path: Path):
     assert done.returncode == 0 and done.stderr.count("relu ignores activation.r") == 1
 
 
+@pytest.mark.slow
 def test_a_saved_config_trains_again_in_a_new_directory(tmp_path: Path):
     """By the same settings, or some of them changed; as a sweep too."""
     assert command(tmp_path, *SMALL, "activation=scaled", "hydra.run.dir=first").returncode == 0
@@ -178,6 +180,7 @@ def test_a_config_file_that_would_be_ignored_is_refused(tmp_path: Path, name: st
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
+@pytest.mark.slow
 def test_hydras_basic_launcher_trains_the_same(tmp_path: Path):
     for launcher in ("basic", "fused"):
         done = command(

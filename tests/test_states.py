@@ -250,7 +250,15 @@ TRAINING = [(state, command, fault) for state, command in CELLS if TABLE[state][
             for fault in FAULTS]  # fmt: skip
 
 
-@pytest.mark.parametrize(("state", "command"), CELLS)
+# The rest of the table takes a minute, and is tried with the slow tests.
+OFTEN = ("missing", "stopped: by Ctrl-C or a signal", "finished",
+         "extended: given more epochs, killed before one of them ended")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("state", "command"),
+    [pytest.param(*cell, marks=[] if cell[0] in OFTEN else [pytest.mark.slow]) for cell in CELLS],
+)
 def test_a_command_does_what_the_table_says(tmp_path: Path, states, undisturbed, state: str, command: str):
     shutil.copytree(states(state), tmp_path, dirs_exist_ok=True)
     run, action = tmp_path / "run", TABLE[state][command]
@@ -294,7 +302,9 @@ def test_a_finished_run_that_cannot_begin_its_new_epochs_stays_finished(tmp_path
     assert files(tmp_path / "run") == before and predictor.load(tmp_path / "run")
 
 
-@pytest.mark.parametrize("state", TABLE)
+@pytest.mark.parametrize(
+    "state", [pytest.param(state, marks=[] if state in OFTEN else [pytest.mark.slow]) for state in TABLE]
+)
 def test_a_report_and_a_prediction_do_what_the_table_says(states, state: str):
     run = states(state) / "run"
     try:
