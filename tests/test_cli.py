@@ -123,6 +123,7 @@ def test_a_sweep_ends_with_its_report(tmp_path: Path):
     assert (tmp_path / "anew" / "epochs.csv").read_bytes() == (tmp_path / "s" / "report" / "epochs.csv").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_sweep_with_failures_reports_the_rest_and_names_each(tmp_path: Path):
     done = command(tmp_path, "--multirun", *SMALL, f"{ON_CPU},{ABSENT}", "seed=0,1", "hydra.sweep.dir=s")
     assert done.returncode == 1
