@@ -139,7 +139,12 @@ def _batch(
     configs: list[DictConfig], directories: list[str], open_job: Callable[[int], None], launcher: dict[str, Any]
 ) -> list[float | Exception]:
     """A sweep's jobs at once, for hydra/launcher=fused: all are checked before anything of any is written."""
-    jobs = [plan.job(_to_run(cfg), Path(directory)) for cfg, directory in zip(configs, directories, strict=True)]
+    sweep_dir = Hooks.sweep_dir
+    assert sweep_dir is not None
+    moved = asked.renamed(sweep_dir)
+    paths = [moved.get(Path(directory), Path(directory)) for directory in directories]
+    jobs = [plan.job(_to_run(cfg), path) for cfg, path in zip(configs, paths, strict=True)]
+    asked.notice_renamed({before: now for before, now in moved.items() if now in paths})
     if len({job.path for job in jobs}) < len(jobs):
         path = next(job.path for job, other in combinations(jobs, 2) if job.path == other.path)
         raise ValueError(
@@ -152,12 +157,11 @@ def _batch(
     if any(job.run.dry_run for job in jobs):
         console.result(plan.listing(planned))
         return [0.0] * len(jobs)
-    sweep_dir = Hooks.sweep_dir
-    assert sweep_dir is not None
     asked.sweep(sweep_dir, {job.path: asdict(job.run) for job in jobs})
     workers.prepare(planned)
-    for number in range(len(jobs)):
-        open_job(number)
+    for number, directory in enumerate(directories):
+        if Path(directory) not in moved:  # its .hydra folder moved with it
+            open_job(number)
     results = train_jobs(jobs, planned, workers)
     Hooks.errors |= {result.path: result.error for result in results if result.error}
     return [result.error or result.objective for result in results]

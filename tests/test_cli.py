@@ -230,3 +230,15 @@ def test_dry_run_shows_the_plan_and_trains_nothing(tmp_path: Path):
 def test_experiment_slopes_is_the_whole_sweep(tmp_path: Path):
     done = command(tmp_path, "--multirun", "experiment=slopes", "dry_run=true")
     assert "18 jobs: 12 distinct runs" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_renamed_run_directory_is_recognised_by_the_same_command(tmp_path: Path):
+    words = ("--multirun", *SMALL, "seed=0,1", "hydra.sweep.dir=s", "hydra.sweep.subdir=job-${hydra:job.num}")
+    assert command(tmp_path, *words).returncode == 0
+    (tmp_path / "s" / "job-1").rename(tmp_path / "s" / "kept")
+    before = {path: path.read_bytes() for path in (tmp_path / "s" / "kept").rglob("*") if path.is_file()}
+    done = command(tmp_path, *words)
+    assert done.returncode == 0 and "kept: recognised by its settings as the job job-1" in done.stderr
+    assert "0 distinct runs, 2 finished before" in done.stderr and not (tmp_path / "s" / "job-1").exists()
+    assert before == {path: path.read_bytes() for path in (tmp_path / "s" / "kept").rglob("*") if path.is_file()}
