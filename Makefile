@@ -1,6 +1,6 @@
 # make sweep: the experiment on generated pictures, with its report.   make test: lint, types, tests.
 # make test-slow: the README's commands, clusters, kills, the real pictures.   make bench: rates beside the floor.
-# make faults: 50 kills, full disks, damaged files and races, with a table of what was survived; half an hour.
+# make faults: 50 kills, full disks, damaged files and races, with a table of what was survived; forty minutes.
 # Both set up .venv first, once; all that is needed beforehand is Python 3.10 to 3.13, pip and make.
 PYTHON ?= python3
 BIN := .venv/bin
