@@ -1,4 +1,4 @@
-"""A step of many members by a process a core, each with a stack of its own, as a sweep on the CPU trains."""
+"""A step of many members by one process per core, each with its own stack, as a sweep trains on the CPU."""
 
 import multiprocessing
 from collections.abc import Callable, Iterator

@@ -4,7 +4,7 @@ One process, one run; every row is timed in turn, round after round, so that dri
 Unit: member-samples per second (a sample trained by one member), median and range of the rounds; the ratio is
 to the floor of the same shape. The floor is the first layer's forward and update product alone, all members,
 with the fastest kernel at hand, in one process or one a core, whichever is faster. A sweep of several runs trains as
-"a stack a core"; its processes are timed from this one, which they meet every sixteen steps.
+"one stack per core"; its processes are timed from this one, with which they synchronise every sixteen steps.
 """
 
 import argparse
@@ -264,7 +264,10 @@ def rows_of(
         "torch.func vmap": ("highest", vmapped(members, batch, data)),
     }
     if members > 1 and processes.AVAILABLE:
-        for name, build in (("floor, a process a core", floor), ("mlp_sweep, a stack a core (default)", ours_alone)):
+        for name, build in (
+            ("floor, one process per core", floor),
+            ("mlp_sweep, one stack per core (default)", ours_alone),
+        ):
             rows[name] = ("highest", open_till_measured.enter_context(dealt(build, members, batch)))
     if members == 1:
         del rows["torch.func vmap"]

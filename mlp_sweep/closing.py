@@ -14,6 +14,8 @@ from .properties import ACTIVATIONS, OPTIMIZERS
 if TYPE_CHECKING:
     import pandas as pd
 
+    from . import aggregate
+
 MOST_ROWS = 20  # of the table, where the terminal has as many
 OTHER_LINES = 8  # of the terminal: the table's heading, what is said below it, and the next prompt
 MOST_NAMED = 3  # configurations in a sentence
@@ -77,8 +79,8 @@ def _law(slope: str) -> str:
     return f"{slope} trains like ReLU with the hidden layers' weights times r and their learning rate times r^2"
 
 
-def sweep(path: Path) -> None:
-    """A row per configuration, best first, at most a screen of them, and what is known of the runs that were lost."""
+def sweep(path: Path) -> "aggregate.Sweep":
+    """Shows a row per configuration, best first, at most a screen, and why runs were lost; returns what it read."""
     from . import aggregate, statistics  # import pandas
 
     read = aggregate.read([path])
@@ -104,6 +106,7 @@ def sweep(path: Path) -> None:
         console.sentence(f"{_count(outside, 'job')} did not begin to train")
     if words := lost_words(runs):
         console.sentence(words)
+    return read
 
 
 def table(runs: "pd.DataFrame") -> dict[str, dict[str, str]]:

@@ -291,8 +291,8 @@ def stop_reason() -> str:
 
 
 def stopped(path: Path | None) -> NoReturn:
-    """The last word after a signal, with what there is to go on with. Exits with 128 + its number, as shells expect."""
+    """The last line after a signal, with the command that resumes. Exits with 128 + its number, as shells expect."""
     by = f" by {_received.name}" if _received not in (None, signal.SIGINT) else ""
-    go_on = f"; go on with: python -m mlp_sweep.resume {shlex.quote(shown(path))}" if path else ""
-    _err.print(f"mlp_sweep: stopped{by}{go_on}", markup=False)
+    resume = f"; resume with: python -m mlp_sweep.resume {shlex.quote(shown(path))}" if path else ""
+    _err.print(f"mlp_sweep: stopped{by}{resume}", markup=False)
     sys.exit(128 + (_received or signal.SIGINT))

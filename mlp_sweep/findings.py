@@ -144,7 +144,7 @@ def large_r_unstable(runs: pd.DataFrame) -> Finding:
 def mlp_limited(runs: pd.DataFrame, varied: list[str]) -> Finding:
     sees = [name for name, model in properties.MODELS.items() if model.sees_neighbours]
     finding = Finding(
-        "The MLP is limited for want of spatial features",
+        "The MLP is limited by its lack of spatial features",
         f"Compared seed by seed with every model that has them ({', '.join(sees)}) under the same other settings: "
         f"the best validation accuracy of any epoch. For: the MLP's is lower than that of one of them ({_TEST}). "
         f"Against: it is higher than that of each. {_SURVIVORS}",

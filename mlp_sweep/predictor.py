@@ -65,7 +65,7 @@ def load(path: Path) -> Predictor:
     status = run_dir.read_status(path)
     if status.get("state") != "finished":
         said = f"{status.get('state')} after epoch {status.get('epoch')} of {status.get('epochs')}"
-        raise ValueError(f"{path}: unfinished ({said}); go on with: python -m mlp_sweep.resume {path}")
+        raise ValueError(f"{path}: unfinished ({said}); resume with: python -m mlp_sweep.resume {path}")
     if status.get("outcome") == "diverged":
         raise ValueError(f"{path}: diverged ({status.get('reason')}), so it has no weights to predict with")
     run = _run(path, status)

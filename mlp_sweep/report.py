@@ -18,12 +18,19 @@ from .findings import findings
 QUIET = 30  # seconds without a running run or a change after which a watched sweep is taken to be over
 
 
-def write(paths: list[Path], out: Path, baseline: str | None = None, refresh: int | None = None) -> Path:
+def write(
+    paths: list[Path],
+    out: Path,
+    baseline: str | None = None,
+    refresh: int | None = None,
+    read: aggregate.Sweep | None = None,
+) -> Path:
     """Writes report.html, the charts (PNG, SVG) and the tables (CSV) into `out`, and returns it.
 
     ValueError: nothing to read, or no such baseline. `refresh`: seconds after which a browser loads the page again.
+    `read`: what aggregate.read gave for the paths, where the caller has it.
     """
-    sweep = aggregate.read(paths)
+    sweep = read or aggregate.read(paths)
     summary = statistics.summary(sweep, baseline)
     runs = statistics.measures(sweep)
     comparisons = statistics.compare(runs, statistics.baselines(runs, baseline).items())

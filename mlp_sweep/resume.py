@@ -63,7 +63,7 @@ def resume(path: Path, changes: list[str]) -> None:
 
 
 def stopped(path: Path | None) -> NoReturn:
-    """The last word after a signal: how to go on, if there is something to go on with. Exits with 128 + its number."""
+    """The last line after a signal, with the command that resumes what has begun. Exits with 128 + its number."""
     if path is not None and run_dir.is_run(path):
         with suppress(ValueError, OSError):
             _stop_waiting(path)
@@ -140,8 +140,8 @@ def job(folder: Path, settings: Any, changes: list[str]) -> Job:
     planned = plan.job(run, folder, more_epochs=True)
     planned.may_prepare = "data_dir" in changed or _may_prepare(Path(run.data_dir))
     if not (planned.finished or planned.may_prepare or Path(run.data_dir, "cache").is_dir()):
-        there = "a record alone has no pictures put outside of ./data, and none are prepared there"
-        raise ValueError(f"{folder}: {there}; to prepare them there: data_dir={run.data_dir}")
+        there = "no pictures are prepared outside of ./data for a record alone"
+        raise ValueError(f"{folder}: {there}; data_dir={run.data_dir} allows it")
     planned.may_unpack = "dataset.root" in changed
     return planned
 
@@ -168,9 +168,10 @@ def close(path: Path, errors: dict[Path, Exception], is_sweep: bool) -> bool:
                 failed.setdefault(folder, str(status.get("reason")))
         except (ValueError, TypeError) as error:
             failed[folder] = str(error)
+    read = None
     if trained:
         with suppress(*NO_REPORT):  # the report says why, below
-            closing.sweep(path) if is_sweep else closing.run(path)
+            read = closing.sweep(path) if is_sweep else closing.run(path)
     for folder, reason in failed.items():
         log = folder / run_dir.LOG
         console.error(f"{folder.name} failed: {reason}" + (f" (log: {console.shown(log)})" if log.is_file() else ""))
@@ -181,7 +182,7 @@ def close(path: Path, errors: dict[Path, Exception], is_sweep: bool) -> bool:
         try:
             from . import report
 
-            console.result(f"report: {console.shown(report.write([path], path / 'report') / 'report.html')}")
+            console.result(f"report: {console.shown(report.write([path], path / 'report', read=read) / 'report.html')}")
         except NO_REPORT as error:
             console.error(f"no report: {config.one_line(error)}")
             return False

@@ -23,7 +23,7 @@ ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EINVAL) 
 class Unreadable(ValueError):
     """The system could not read a file (no permission, too many open files): what is in it is not known.
 
-    Nobody may take this for a file that is missing or damaged, and train anew what is there.
+    No caller may treat it as a missing or damaged file, and train again what the file holds.
     """
 
 

@@ -13,7 +13,7 @@ from conftest import SMALL, make_run
 from small_sets import settings, tiny_imagenet_tree, zipped
 from test_resume import results_of, train
 
-from mlp_sweep import aggregate, asked, heartbeat, plan, record, resume, run_dir, workers
+from mlp_sweep import aggregate, asked, console, heartbeat, plan, record, resume, run_dir, workers
 from mlp_sweep.data import cache
 
 
@@ -89,12 +89,11 @@ def test_nothing_is_unpacked_or_fetched_into_a_folder_that_only_a_record_names(t
     assert tree(elsewhere) == before
 
 
-def test_an_archive_that_is_only_read_needs_no_leave(tmp_path: Path):
-    from mlp_sweep import console
-
+def test_an_archive_that_is_only_read_needs_no_permission(tmp_path: Path):
     archive = zipped(tiny_imagenet_tree(tmp_path / "tree"), tmp_path / "x.zip", zipfile.ZIP_STORED)
     dataset = settings("tiny_imagenet", root=str(archive), num_classes=None)
-    cache.load(dataset, 0, str(tmp_path / "data"), console.Progress(), may_unpack=False)
+    arrays = cache.load(dataset, 0, str(tmp_path / "data"), console.Progress(), may_unpack=False)
+    assert len(arrays.classes) == 4 and len(arrays.train_y) == 24
 
 
 def make_sweep(seeds: int = 3, epochs: int = 3, stop_after: int | None = None) -> dict:

@@ -91,7 +91,7 @@ def test_a_sweep_stops_in_order(tmp_path: Path, start, name: str, send: Callable
     assert process.returncode == 128 + number, said
     assert "Traceback" not in said and "Exception ignored" not in said and "failed" not in said
     assert said.splitlines()[-1].startswith("mlp_sweep: stopped")
-    assert said.endswith("; go on with: python -m mlp_sweep.resume s\n")
+    assert said.endswith("; resume with: python -m mlp_sweep.resume s\n")
     found = states(tmp_path)
     assert found.keys() <= {"stopped", "finished"}
     assert when is begins or found["stopped"] == f"stopped by {name}"
@@ -156,7 +156,7 @@ def test_a_single_run_stops_in_order(tmp_path: Path, start, when: str):
     process.terminate()
     said = process.communicate(timeout=120)[1]
     assert process.returncode == 143, said
-    assert said.endswith("mlp_sweep: stopped by SIGTERM; go on with: python -m mlp_sweep.resume one\n")
+    assert said.endswith("mlp_sweep: stopped by SIGTERM; resume with: python -m mlp_sweep.resume one\n")
     assert states(tmp_path, "one") == {"stopped": "stopped by SIGTERM"}
 
 

@@ -67,8 +67,8 @@ def load(
     arrays = _opened(_target(pointer), dataset.verify)
     if arrays is None and not may_prepare:
         raise ValueError(
-            f"data_dir={data_dir}: a record alone has no pictures put outside of ./data, and these are not prepared "
-            f"there; to prepare them there: data_dir={data_dir}"
+            f"data_dir={data_dir}: its pictures are not those of this run, and none are prepared outside of ./data for "
+            f"a record alone; data_dir={data_dir} on the command line allows it"
         )
     if arrays is None:
         with _writing(root), writing_to_root(may_unpack):

@@ -90,7 +90,7 @@ class TinyImageNet:
             )
 
     def _once(self, name: str, entries: list[str]) -> None:
-        """ValueError where a file lists something twice: which of the two holds, nobody can say."""
+        """ValueError where a file lists something twice: it is unclear which entry is right."""
         for entry, count in Counter(entries).items():
             if count > 1:
                 raise ValueError(f"dataset.root={self.dataset.root}: {name} lists {entry} {count} times")

@@ -37,8 +37,8 @@ def check_may_write(root: Path) -> None:
     """ValueError where nothing may be written to dataset.root."""
     if not _may_write.get():
         raise ValueError(
-            f"dataset.root={root}: a record alone has nothing fetched or unpacked there; "
-            f"give dataset.root={root} to allow it, or the folder where the set is"
+            f"dataset.root={root}: nothing is fetched or unpacked there for a record alone; dataset.root={root} on the "
+            "command line allows it"
         )
 
 

@@ -1,7 +1,7 @@
 """M members trained at once as one stacked model: forward, closed-form backward and SGD written out.
 
 The members share their shape and every batch, and differ in slope r, learning rate and seed. Nothing of one
-member enters another's arithmetic, and on the CPU a member's numbers are the same bits in any company.
+member enters another's arithmetic, and on the CPU a member is bit-identical alone or stacked.
 
 Shapes: M members, B batch, C classes, D features, H, I, O widths, L hidden layers.
 """
